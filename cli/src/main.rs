@@ -1,0 +1,3 @@
+//! The `hugeshm` command, on the library's public interface only.
+
+fn main() {}

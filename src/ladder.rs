@@ -1,0 +1,1 @@
+//! The one fallback decision, with its reasons.

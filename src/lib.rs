@@ -1,0 +1,20 @@
+//! Named shared-memory segments on huge pages, with lock-free rings inside.
+
+#![cfg(target_os = "linux")]
+
+mod error;
+mod size;
+
+mod ladder;
+mod numa;
+pub mod pages;
+mod peer;
+mod region;
+mod ring;
+mod segment;
+mod sys;
+mod view;
+mod wait;
+
+pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
+pub use size::{PageSize, format_bytes, parse_bytes};

@@ -1,0 +1,1 @@
+//! What this machine has: huge page pools, mounts, limits, container.

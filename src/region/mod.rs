@@ -1,0 +1,1 @@
+//! Backing, mapping, population and proof.

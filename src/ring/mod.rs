@@ -1,0 +1,1 @@
+//! Rings: typed and record.

@@ -1,0 +1,1 @@
+//! Named segments: names, control file, header, publish, open, list, remove, collect.

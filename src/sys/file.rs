@@ -1,0 +1,1 @@
+//! Files: opening without symlinks, unnamed files and their publication, file system facts.

@@ -1,0 +1,1 @@
+//! Sleeping on and waking through a word of shared memory.

@@ -1,0 +1,1 @@
+//! Open-file-description locks: facts about who lives, held by the kernel.

@@ -1,0 +1,1 @@
+//! A fence that only the sleeper pays for.

@@ -1,0 +1,1 @@
+//! Anonymous files, huge or not, and their seals.

@@ -1,0 +1,1 @@
+//! Where pages may lie, and where they do lie.

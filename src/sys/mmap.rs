@@ -1,0 +1,1 @@
+//! Mapping, populating, advising and unmapping memory.

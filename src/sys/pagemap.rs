@@ -1,0 +1,1 @@
+//! What pages the kernel really put under an address range.

@@ -1,0 +1,1 @@
+//! Who a process is, and what happens when it forks.

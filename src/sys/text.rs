@@ -1,0 +1,1 @@
+//! Small kernel text files, whole.

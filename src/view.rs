@@ -1,0 +1,1 @@
+//! The memory door: a bounded window onto bytes that others may change.

@@ -1,0 +1,1 @@
+//! Spin, yield, sleep on a shared futex; deadlines and cancellation.
