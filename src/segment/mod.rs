@@ -1,3 +1,5 @@
 //! Named segments: names, control file, header, publish, open, list, remove, collect.
 
+pub(crate) mod control;
 pub(crate) mod layout;
+pub(crate) mod names;
