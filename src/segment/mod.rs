@@ -1,5 +1,6 @@
 //! Named segments: names, control file, header, publish, open, list, remove, collect.
 
 pub(crate) mod control;
+pub(crate) mod folder;
 pub(crate) mod layout;
 pub(crate) mod names;
