@@ -17,4 +17,6 @@ mod view;
 mod wait;
 
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
+pub use peer::PeerState;
+pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};

@@ -14,11 +14,11 @@
 use nix::errno::Errno;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// How many times this process is a fork of the one that started: 0, 1, ...
-static GENERATION: AtomicU32 = AtomicU32::new(0);
+pub(crate) static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Held while a lock descriptor is opened and registered, and across every fork:
 /// no child can be born between the two.
@@ -111,7 +111,7 @@ fn install_fork_handler() {
 
 /// The fork generation of the calling process; a handle remembers the one it was made in.
 #[inline]
-pub(crate) fn generation() -> u32 {
+pub(crate) fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn generation() -> u32 {
 #[derive(Debug)]
 pub(crate) struct LockFd {
     fd: RawFd,
-    generation: u32,
+    generation: u64,
 }
 
 impl LockFd {
