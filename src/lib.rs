@@ -17,4 +17,5 @@ mod view;
 mod wait;
 
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
+pub use numa::{NodeSet, Placement};
 pub use size::{PageSize, format_bytes, parse_bytes};
