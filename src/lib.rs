@@ -17,6 +17,7 @@ mod view;
 mod wait;
 
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
+pub use numa::{NodeSet, Placement, nodes_online};
 pub use peer::PeerState;
 pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};
