@@ -17,4 +17,7 @@ mod view;
 mod wait;
 
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
+pub use ladder::{Lifetime, PagePolicy};
+pub use numa::{NodeSet, Placement};
+pub use region::{Backing, How, NodeShare, Populate};
 pub use size::{PageSize, format_bytes, parse_bytes};
