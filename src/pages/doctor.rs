@@ -24,11 +24,7 @@ const FIRST_REGULAR_UID: u32 = 1000;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Severity {
     /// Good to know.
@@ -51,11 +47,7 @@ impl fmt::Display for Severity {
 
 /// What was found; stable, for programs to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum FindingCode {
     /// The kernel has no huge page pools, or hides them.
@@ -136,18 +128,8 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} [{}]: {}",
-            self.severity,
-            self.code.as_str(),
-            self.text
-        )?;
-        if self.remedy.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "\n  try: {}", self.remedy)
-        }
+        write!(f, "{} [{}]: {}", self.severity, self.code.as_str(), self.text)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "\n  try: {}", self.remedy) }
     }
 }
 
@@ -174,11 +156,7 @@ impl fmt::Display for Report {
         if let Some(container) = &self.container {
             writeln!(f, "this is a container: {container}")?;
         }
-        let usable = if self.usable_2m {
-            "can use"
-        } else {
-            "cannot use"
-        };
+        let usable = if self.usable_2m { "can use" } else { "cannot use" };
         write!(f, "user {} {usable} 2M huge pages", self.uid)
     }
 }
@@ -191,12 +169,7 @@ struct Findings<'a> {
 
 impl Findings<'_> {
     fn add(&mut self, code: FindingCode, severity: Severity, text: String, remedy: String) {
-        self.found.push(Finding {
-            code,
-            severity,
-            text,
-            remedy,
-        });
+        self.found.push(Finding { code, severity, text, remedy });
     }
 
     fn remedy(&self, code: RefusalCode, rung: Rung) -> String {
@@ -213,10 +186,7 @@ impl Findings<'_> {
                 self.remedy(RefusalCode::PoolTooSmall, Rung::Huge(size))
             }
             // A page alone carries nobody far: 64 of them are the example of every manual.
-            _ => format!(
-                "as root: hugeshm reserve {size} {}",
-                remedy::total_for(pool, 64)
-            ),
+            _ => format!("as root: hugeshm reserve {size} {}", remedy::total_for(pool, 64)),
         };
         if pool.total == 0 {
             let text = format!("the pool of {size} pages is empty");
@@ -249,12 +219,8 @@ impl Findings<'_> {
     }
 
     fn mounts(&mut self, size: PageSize) {
-        let mounts: Vec<&Mount> = self
-            .machine
-            .mounts
-            .iter()
-            .filter(|mount| mount.page_size == size)
-            .collect();
+        let mounts: Vec<&Mount> =
+            self.machine.mounts.iter().filter(|mount| mount.page_size == size).collect();
         let rung = Rung::Huge(size);
         if mounts.is_empty() {
             let remedy = self.remedy(RefusalCode::NoMount, rung);
@@ -265,12 +231,7 @@ impl Findings<'_> {
             let remedy = self.remedy(RefusalCode::MountNotWritable, rung);
             let listed: Vec<String> = mounts.iter().map(|mount| mount.to_string()).collect();
             let text = format!("this user may write to no hugetlbfs: {}", listed.join("; "));
-            self.add(
-                FindingCode::MountNotWritable,
-                Severity::Warning,
-                text,
-                remedy,
-            );
+            self.add(FindingCode::MountNotWritable, Severity::Warning, text, remedy);
         } else {
             let has_room = |mount: &&Mount| {
                 mount.writable && mount.limit.is_none_or(|limit| limit.free >= size.bytes())
@@ -288,25 +249,13 @@ impl Findings<'_> {
             if limit.remaining() < limit.size.bytes() {
                 let remedy = self.remedy(RefusalCode::CgroupLimit, Rung::Huge(limit.size));
                 let default = self.machine.default_huge == Some(limit.size);
-                let severity = if default {
-                    Severity::Problem
-                } else {
-                    Severity::Warning
-                };
-                self.add(
-                    FindingCode::CgroupLimit,
-                    severity,
-                    limit.to_string(),
-                    remedy,
-                );
+                let severity = if default { Severity::Problem } else { Severity::Warning };
+                self.add(FindingCode::CgroupLimit, severity, limit.to_string(), remedy);
             }
         }
         if let Some(limit) = &self.machine.memory_limit {
             let (severity, remedy) = if limit.remaining() < SHM_SMALL {
-                (
-                    Severity::Warning,
-                    self.remedy(RefusalCode::MemoryLimit, Rung::Base),
-                )
+                (Severity::Warning, self.remedy(RefusalCode::MemoryLimit, Rung::Base))
             } else {
                 (Severity::Info, String::new())
             };
@@ -316,10 +265,7 @@ impl Findings<'_> {
         let shm = &self.machine.shm;
         if let (false, Some(size)) = (shm.may_use_hugetlb, self.machine.default_huge) {
             let remedy = self.remedy(RefusalCode::ShmNotPermitted, Rung::Huge(size));
-            let text = format!(
-                "System V segments on huge pages are closed to it: {}",
-                shm.reason
-            );
+            let text = format!("System V segments on huge pages are closed to it: {}", shm.reason);
             self.add(FindingCode::ShmNotPermitted, Severity::Info, text, remedy);
         }
         // What the kernel counts as locked is memory pinned by mlock; pages of a pool never are.
@@ -331,12 +277,7 @@ impl Findings<'_> {
                 "locked memory is limited to {}; huge pages are never swapped and need no lock",
                 format_bytes(soft)
             );
-            self.add(
-                FindingCode::MemlockIrrelevant,
-                Severity::Info,
-                text,
-                String::new(),
-            );
+            self.add(FindingCode::MemlockIrrelevant, Severity::Info, text, String::new());
         }
     }
 
@@ -353,23 +294,13 @@ impl Findings<'_> {
             }
             None => {
                 let text = "the kernel has no transparent huge pages for shared memory".to_owned();
-                self.add(
-                    FindingCode::ThpSharedOff,
-                    Severity::Info,
-                    text,
-                    String::new(),
-                );
+                self.add(FindingCode::ThpSharedOff, Severity::Info, text, String::new());
             }
             _ => {}
         }
         if self.machine.thp.disabled_for_process {
             let text = "this process may have no transparent huge pages (PR_SET_THP_DISABLE)";
-            self.add(
-                FindingCode::ThpOff,
-                Severity::Info,
-                text.to_owned(),
-                String::new(),
-            );
+            self.add(FindingCode::ThpOff, Severity::Info, text.to_owned(), String::new());
         } else if self.machine.thp.enabled == Some(ThpMode::Never) {
             let text = "transparent huge pages are `never` for private memory".to_owned();
             self.add(FindingCode::ThpOff, Severity::Info, text, String::new());
@@ -381,12 +312,7 @@ impl Findings<'_> {
             Some(folder) if !folder.writable => {
                 let text = "this user may not write to /dev/shm, where names are kept".to_owned();
                 let remedy = "HUGESHM_DIR=a writable folder on tmpfs".to_owned();
-                self.add(
-                    FindingCode::ShmFolderUnusable,
-                    Severity::Problem,
-                    text,
-                    remedy,
-                );
+                self.add(FindingCode::ShmFolderUnusable, Severity::Problem, text, remedy);
             }
             Some(folder) if folder.bytes != 0 && folder.bytes < SHM_SMALL => {
                 let text = format!(
@@ -401,12 +327,7 @@ impl Findings<'_> {
             None => {
                 let text = "/dev/shm, where names are kept, is no tmpfs".to_owned();
                 let remedy = "mount -t tmpfs tmpfs /dev/shm".to_owned();
-                self.add(
-                    FindingCode::ShmFolderUnusable,
-                    Severity::Problem,
-                    text,
-                    remedy,
-                );
+                self.add(FindingCode::ShmFolderUnusable, Severity::Problem, text, remedy);
             }
         }
         if removes_ipc(geteuid().as_raw()) {
@@ -433,10 +354,7 @@ pub fn doctor() -> Result<Report> {
 }
 
 fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
-    let mut findings = Findings {
-        machine,
-        found: Vec::new(),
-    };
+    let mut findings = Findings { machine, found: Vec::new() };
     let usual = machine
         .pool(PageSize::SIZE_2M)
         .or_else(|| machine.default_huge.and_then(|size| machine.pool(size)));
@@ -456,18 +374,10 @@ fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
     findings.limits();
     findings.transparent();
     findings.names();
-    let explained = findings
-        .found
-        .iter()
-        .any(|finding| finding.severity == Severity::Problem);
+    let explained = findings.found.iter().any(|finding| finding.severity == Severity::Problem);
     if let (Err(errno), false) = (probed, explained) {
         let text = format!("a page of 2M could not be taken: {errno}");
-        findings.add(
-            FindingCode::PageRefused,
-            Severity::Problem,
-            text,
-            String::new(),
-        );
+        findings.add(FindingCode::PageRefused, Severity::Problem, text, String::new());
     }
     let mut found = findings.found;
     found.sort_by_key(|finding| core::cmp::Reverse(finding.severity));
@@ -486,22 +396,14 @@ fn removes_ipc(uid: u32) -> bool {
     let lingers = nix::unistd::User::from_uid(uid.into())
         .ok()
         .flatten()
-        .is_some_and(|user| {
-            Path::new("/var/lib/systemd/linger")
-                .join(user.name)
-                .exists()
-        });
+        .is_some_and(|user| Path::new("/var/lib/systemd/linger").join(user.name).exists());
     logind && uid >= FIRST_REGULAR_UID && !lingers && configured_to_remove(&logind_files())
 }
 
 /// logind's settings in the order in which they apply.
 fn logind_files() -> Vec<Vec<u8>> {
-    const FOLDERS: [&str; 4] = [
-        "/usr/lib/systemd",
-        "/usr/local/lib/systemd",
-        "/run/systemd",
-        "/etc/systemd",
-    ];
+    const FOLDERS: [&str; 4] =
+        ["/usr/lib/systemd", "/usr/local/lib/systemd", "/run/systemd", "/etc/systemd"];
     // Of two drop-ins with the same name the one in the later folder replaces the other.
     let mut parts: BTreeMap<OsString, PathBuf> = BTreeMap::new();
     let mut main = None;
@@ -525,11 +427,7 @@ fn logind_files() -> Vec<Vec<u8>> {
 
 /// Whether the settings, read in order, say `RemoveIPC=yes`, which is also the default.
 fn configured_to_remove(files: &[Vec<u8>]) -> bool {
-    files
-        .iter()
-        .filter_map(|file| parse_remove_ipc(file))
-        .last()
-        .unwrap_or(true)
+    files.iter().filter_map(|file| parse_remove_ipc(file)).last().unwrap_or(true)
 }
 
 /// The last `RemoveIPC=` in the `[Login]` section of one file.
@@ -540,10 +438,7 @@ fn parse_remove_ipc(file: &[u8]) -> Option<bool> {
         if line.starts_with(b"[") {
             in_section = line == b"[Login]";
         } else if in_section && let Some(rest) = line.strip_prefix(b"RemoveIPC") {
-            let value = rest
-                .trim_ascii_start()
-                .strip_prefix(b"=")
-                .map(<[u8]>::trim_ascii);
+            let value = rest.trim_ascii_start().strip_prefix(b"=").map(<[u8]>::trim_ascii);
             found = match value.map(<[u8]>::to_ascii_lowercase).as_deref() {
                 Some(b"yes" | b"true" | b"on" | b"1" | b"y" | b"t") => Some(true),
                 Some(b"no" | b"false" | b"off" | b"0" | b"n" | b"f") => Some(false),
@@ -561,15 +456,7 @@ mod tests {
     use nix::errno::Errno;
 
     fn pool(size: PageSize, total: u64, free: u64) -> Pool {
-        Pool {
-            size,
-            total,
-            free,
-            reserved: 0,
-            surplus: 0,
-            overcommit: 0,
-            nodes: Vec::new(),
-        }
+        Pool { size, total, free, reserved: 0, surplus: 0, overcommit: 0, nodes: Vec::new() }
     }
 
     /// A machine on which nothing is wrong.
@@ -598,21 +485,13 @@ mod tests {
         machine.memory_limit = None;
         machine.container = None;
         let path = "/dev/shm".into();
-        machine.shm_folder = Some(Tmpfs {
-            path,
-            bytes: 1 << 32,
-            free: 1 << 32,
-            writable: true,
-        });
+        machine.shm_folder = Some(Tmpfs { path, bytes: 1 << 32, free: 1 << 32, writable: true });
         machine
     }
 
     fn codes(machine: &Machine, probed: nix::Result<()>) -> Vec<FindingCode> {
         let silent = [FindingCode::MemlockIrrelevant, FindingCode::RemoveIpc];
-        let findings = examine(machine, probed)
-            .findings
-            .into_iter()
-            .map(|finding| finding.code);
+        let findings = examine(machine, probed).findings.into_iter().map(|finding| finding.code);
         findings.filter(|code| !silent.contains(code)).collect()
     }
 
@@ -634,10 +513,7 @@ mod tests {
         let taken = changed(|machine| machine.pools[0] = pool(PageSize::SIZE_2M, 8, 0));
         assert_eq!(codes(&taken, refused), [FindingCode::PoolExhausted]);
         let none = changed(|machine| (machine.pools, machine.default_huge) = (Vec::new(), None));
-        assert_eq!(
-            codes(&none, refused),
-            [FindingCode::NoPools, FindingCode::NoGiganticPages]
-        );
+        assert_eq!(codes(&none, refused), [FindingCode::NoPools, FindingCode::NoGiganticPages]);
         let unmounted = changed(|machine| machine.mounts.clear());
         assert_eq!(codes(&unmounted, Ok(())), [FindingCode::NoMount]);
         let closed = changed(|machine| machine.mounts[0].writable = false);
@@ -673,46 +549,22 @@ mod tests {
         machine.mounts.clear();
         let report = examine(&machine, Err(Errno::ENOMEM));
         assert!(!report.usable_2m);
-        assert!(
-            report
-                .findings
-                .is_sorted_by(|a, b| a.severity >= b.severity)
-        );
+        assert!(report.findings.is_sorted_by(|a, b| a.severity >= b.severity));
         for finding in &report.findings {
             assert!(finding.severity < Severity::Warning || !finding.remedy.is_empty());
         }
-        assert!(
-            report
-                .to_string()
-                .contains("try: as root: hugeshm reserve 2M 64"),
-            "{report}"
-        );
+        assert!(report.to_string().contains("try: as root: hugeshm reserve 2M 64"), "{report}");
     }
 
     #[test]
     fn the_last_setting_of_logind_counts_and_only_in_its_section() {
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\n RemoveIPC = no \n"),
-            Some(false)
-        );
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\nRemoveIPC=no\nRemoveIPC=yes\n"),
-            Some(true)
-        );
-        assert_eq!(
-            parse_remove_ipc(b"RemoveIPC=no\n[Other]\nRemoveIPC=no"),
-            None
-        );
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\n#RemoveIPC=no\nRemoveIPCx=no\nRemoveIPC"),
-            None
-        );
+        assert_eq!(parse_remove_ipc(b"[Login]\n RemoveIPC = no \n"), Some(false));
+        assert_eq!(parse_remove_ipc(b"[Login]\nRemoveIPC=no\nRemoveIPC=yes\n"), Some(true));
+        assert_eq!(parse_remove_ipc(b"RemoveIPC=no\n[Other]\nRemoveIPC=no"), None);
+        assert_eq!(parse_remove_ipc(b"[Login]\n#RemoveIPC=no\nRemoveIPCx=no\nRemoveIPC"), None);
         assert_eq!(parse_remove_ipc(b"[Login]\nRemoveIPC=\xff\n"), None);
         assert!(configured_to_remove(&[]));
-        let files = [
-            b"[Login]\nRemoveIPC=yes".to_vec(),
-            b"[Login]\nRemoveIPC=0".to_vec(),
-        ];
+        let files = [b"[Login]\nRemoveIPC=yes".to_vec(), b"[Login]\nRemoveIPC=0".to_vec()];
         assert!(!configured_to_remove(&files));
     }
 
@@ -724,12 +576,7 @@ mod tests {
             return;
         }
         let size = PageSize::SIZE_2M;
-        let keeps = || {
-            super::super::pool(size)
-                .expect("readable")
-                .expect("listed")
-                .persistent()
-        };
+        let keeps = || super::super::pool(size).expect("readable").expect("listed").persistent();
         super::super::resize_pool(size, None, keeps() + 1).expect("one page is there");
         let probed = probe::take_huge_page(size);
         super::super::resize_pool(size, None, keeps() - 1).expect("it goes again");

@@ -84,11 +84,7 @@ pub(super) fn total_for(pool: &Pool, pages: u64) -> u64 {
 
 /// The mount point proposed for pages of `size`.
 pub(super) fn mount_point(size: PageSize, default_size: bool) -> String {
-    if default_size {
-        "/dev/hugepages".to_owned()
-    } else {
-        format!("/dev/hugepages-{size}")
-    }
+    if default_size { "/dev/hugepages".to_owned() } else { format!("/dev/hugepages-{size}") }
 }
 
 /// Kubernetes' way to write a page size or an amount of memory: `2Mi`, `1Gi`.
@@ -117,13 +113,7 @@ fn words(code: RefusalCode, facts: &Facts) -> String {
 }
 
 fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
-    let Facts {
-        place,
-        total,
-        pages,
-        uid,
-        ..
-    } = *facts;
+    let Facts { place, total, pages, uid, .. } = *facts;
     let folder = mount_point(size, facts.default_size);
     match (code, place) {
         (RefusalCode::NoSuchPageSize, _) if facts.sizes.is_empty() => {
@@ -168,11 +158,7 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
         }
         (RefusalCode::MountQuota | RefusalCode::CgroupLimit, Place::Pod) => pod_lines(size, pages),
         (RefusalCode::CgroupLimit, place) => {
-            let of = if place == Place::Machine {
-                ""
-            } else {
-                " on the host"
-            };
+            let of = if place == Place::Machine { "" } else { " on the host" };
             format!(
                 "raise hugetlb.{size}B.max and hugetlb.{size}B.rsvd.max (version 1: \
                  limit_in_bytes) of this cgroup{of}"
@@ -258,11 +244,7 @@ mod tests {
     }
 
     fn container(kind: ContainerKind, may_resize: bool) -> Container {
-        Container {
-            kind,
-            signals: Vec::new(),
-            may_resize,
-        }
+        Container { kind, signals: Vec::new(), may_resize }
     }
 
     const HUGE: Rung = Rung::Huge(PageSize::SIZE_2M);
@@ -270,14 +252,8 @@ mod tests {
     #[test]
     fn on_a_machine_the_remedy_is_a_command() {
         let machine = facts(Place::Machine, HUGE);
-        assert_eq!(
-            words(RefusalCode::PoolTooSmall, &machine),
-            "hugeshm reserve 2M 70"
-        );
-        assert_eq!(
-            words(RefusalCode::NoMount, &machine),
-            "hugeshm mount 2M /dev/hugepages"
-        );
+        assert_eq!(words(RefusalCode::PoolTooSmall, &machine), "hugeshm reserve 2M 70");
+        assert_eq!(words(RefusalCode::NoMount, &machine), "hugeshm mount 2M /dev/hugepages");
         assert!(words(RefusalCode::MountNotWritable, &machine).ends_with("--user 1000"));
         let gigantic = facts(Place::Machine, Rung::Huge(PageSize::SIZE_1G));
         assert!(words(RefusalCode::PoolTooSmall, &gigantic).contains("hugepagesz=1G hugepages=70"));
@@ -292,27 +268,15 @@ mod tests {
         assert!(words(RefusalCode::NoMount, &docker).starts_with("docker run --mount"));
         assert!(words(RefusalCode::MemoryLimit, &docker).contains("--shm-size"));
         let pod = words(RefusalCode::PoolTooSmall, &facts(Place::Pod, HUGE));
-        assert!(
-            pod.contains("`hugepages-2Mi: 128Mi`") && pod.contains("HugePages-2Mi"),
-            "{pod}"
-        );
+        assert!(pod.contains("`hugepages-2Mi: 128Mi`") && pod.contains("HugePages-2Mi"), "{pod}");
     }
 
     #[test]
     fn a_privileged_container_is_told_what_a_machine_is() {
         assert_eq!(Place::of(None), Place::Machine);
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Docker, true))),
-            Place::Machine
-        );
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Docker, false))),
-            Place::Container
-        );
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Kubernetes, false))),
-            Place::Pod
-        );
+        assert_eq!(Place::of(Some(&container(ContainerKind::Docker, true))), Place::Machine);
+        assert_eq!(Place::of(Some(&container(ContainerKind::Docker, false))), Place::Container);
+        assert_eq!(Place::of(Some(&container(ContainerKind::Kubernetes, false))), Place::Pod);
     }
 
     #[test]
@@ -334,16 +298,10 @@ mod tests {
         ];
         for place in [Place::Machine, Place::Container, Place::Pod] {
             for code in huge {
-                assert!(
-                    !words(code, &facts(place, HUGE)).is_empty(),
-                    "{code:?} in {place:?}"
-                );
+                assert!(!words(code, &facts(place, HUGE)).is_empty(), "{code:?} in {place:?}");
             }
             for code in [Code::MemoryLimit, Code::ThpUnavailable] {
-                assert!(
-                    !words(code, &facts(place, Rung::Thp)).is_empty(),
-                    "{code:?}, {place:?}"
-                );
+                assert!(!words(code, &facts(place, Rung::Thp)).is_empty(), "{code:?}, {place:?}");
             }
         }
     }

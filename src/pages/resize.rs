@@ -45,11 +45,8 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
             format_bytes(available)
         )));
     }
-    text::write(
-        &pool_folder(size, node).join("nr_hugepages"),
-        &pages.to_string(),
-    )
-    .map_err(|errno| refused(size, node, pages, &object, errno))?;
+    text::write(&pool_folder(size, node).join("nr_hugepages"), &pages.to_string())
+        .map_err(|errno| refused(size, node, pages, &object, errno))?;
     let after = kept(&known_pool(size, &object)?, node, &object)?;
     judge(&object, before, pages, after)
 }
@@ -60,21 +57,14 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
 ///
 /// [`ErrorKind::UnknownPageSize`]: there is no such pool.
 pub fn reserve_for(size: PageSize, pages: u64) -> Result<u64> {
-    Ok(remedy::total_for(
-        &known_pool(size, &size.to_string())?,
-        pages,
-    ))
+    Ok(remedy::total_for(&known_pool(size, &size.to_string())?, pages))
 }
 
 /// The pool of `size`, or an error that lists the sizes there are.
 pub(super) fn known_pool(size: PageSize, object: &str) -> Result<Pool> {
     pool(size)?.ok_or_else(|| {
         let sizes: Vec<String> = pools().iter().map(|pool| pool.size.to_string()).collect();
-        let listed = if sizes.is_empty() {
-            "none".to_owned()
-        } else {
-            sizes.join(", ")
-        };
+        let listed = if sizes.is_empty() { "none".to_owned() } else { sizes.join(", ") };
         Error::new(ErrorKind::UnknownPageSize, OPERATION, object)
             .detail(format!("the machine's huge page sizes are: {listed}"))
     })
@@ -86,22 +76,18 @@ fn kept(pool: &Pool, node: Option<u32>, object: &str) -> Result<u64> {
         return Ok(pool.persistent());
     };
     let found = pool.nodes.iter().find(|share| share.node == node);
-    found
-        .map(|share| share.total.saturating_sub(share.surplus))
-        .ok_or_else(|| {
-            let nodes: Vec<String> = nodes().iter().map(u32::to_string).collect();
-            Error::new(ErrorKind::InvalidArgument, OPERATION, object)
-                .detail(format!("the machine's nodes are: {}", nodes.join(", ")))
-        })
+    found.map(|share| share.total.saturating_sub(share.surplus)).ok_or_else(|| {
+        let nodes: Vec<String> = nodes().iter().map(u32::to_string).collect();
+        Error::new(ErrorKind::InvalidArgument, OPERATION, object)
+            .detail(format!("the machine's nodes are: {}", nodes.join(", ")))
+    })
 }
 
 fn refused(size: PageSize, node: Option<u32>, pages: u64, object: &str, errno: Errno) -> Error {
     let error = Error::system(OPERATION, object, errno);
     match errno {
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
-            let on_node = node
-                .map(|node| format!(" --node {node}"))
-                .unwrap_or_default();
+            let on_node = node.map(|node| format!(" --node {node}")).unwrap_or_default();
             let container = container();
             let remedy = match &container {
                 None => format!("as root: hugeshm reserve {size} {pages}{on_node}"),
@@ -164,20 +150,11 @@ pub(super) mod tests {
         assert_eq!(judge("2M", 3, 3, 3).expect("nothing to do"), 3);
         let error = judge("2M", 3, 10, 7).expect_err("3 are missing");
         assert_eq!(error.kind(), ErrorKind::Partial);
-        assert!(
-            error
-                .explanation()
-                .starts_with("4 of 7 more pages came; the pool keeps 7")
-        );
+        assert!(error.explanation().starts_with("4 of 7 more pages came; the pool keeps 7"));
         let error = judge("2M", 10, 3, 5).expect_err("2 stayed");
         assert_eq!(error.kind(), ErrorKind::Partial);
         assert!(error.explanation().starts_with("5 of 7 pages went"));
-        assert!(
-            judge("2M", 10, 20, 4)
-                .expect_err("shrunk")
-                .explanation()
-                .starts_with("0 of 10")
-        );
+        assert!(judge("2M", 10, 20, 4).expect_err("shrunk").explanation().starts_with("0 of 10"));
     }
 
     #[test]
@@ -188,10 +165,7 @@ pub(super) mod tests {
         let Some(pool) = pools().into_iter().find(|pool| !pool.nodes.is_empty()) else {
             return;
         };
-        assert!(
-            error.explanation().contains(&pool.size.to_string()),
-            "{error}"
-        );
+        assert!(error.explanation().contains(&pool.size.to_string()), "{error}");
         let error = resize_pool(pool.size, Some(999_999), 1).expect_err("no such node");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.explanation().contains("nodes are: 0"), "{error}");

@@ -23,7 +23,7 @@
 #![expect(unsafe_code, reason = "a mapping together with its locks is memory as well")]
 
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
-use crate::region::{self, Backing, FileFacts, Mapping};
+use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
 use crate::segment::control::{ClaimsText, Control};
 use crate::segment::directory::Directory;
 use crate::segment::domain::Domain;
@@ -107,7 +107,16 @@ pub(crate) struct Parts {
     pub domain: Domain,
     pub name: String,
     pub identity: Identity,
-    pub backing: Option<Backing>,
+    /// The creator's report, or where an opener found it.
+    pub backing: Report,
+}
+
+/// Where the report on the pages comes from.
+pub(crate) enum Report {
+    /// This process made and measured them.
+    Measured(Backing),
+    /// Another process did; this one found them here.
+    Recorded(String),
 }
 
 impl Attached {
@@ -135,7 +144,10 @@ impl Attached {
         let directory = Directory::new(&view, &header).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, OPERATION, &*name).detail("its directory lies outside")
         })?;
-        let backing = backing.unwrap_or_else(|| recorded_backing(&held.mapping, &header));
+        let backing = match backing {
+            Report::Measured(backing) => backing,
+            Report::Recorded(place) => recorded_backing(&held.mapping, &header, place),
+        };
         let attachment = match &held.claims {
             Some(claims) => Some(take_attachment(&view, &header, claims, &name)?),
             None => None,
@@ -255,12 +267,12 @@ fn default_label() -> String {
 }
 
 /// The report of an opener: the page size as measured by the mapping, the rest as recorded.
-fn recorded_backing(mapping: &Mapping, header: &Header) -> Backing {
+fn recorded_backing(mapping: &Mapping, header: &Header, location: String) -> Backing {
     let nodes = header.raw.nodes[..header.raw.node_count as usize]
         .iter()
-        .map(|node| (u32::try_from(node.node).unwrap_or(u32::MAX), node.bytes))
+        .filter_map(|n| Some(NodeShare::new(u32::try_from(n.node).ok()?, n.bytes)))
         .collect();
-    Backing::recorded(mapping, header.backing, header.rung, nodes)
+    Backing::recorded(mapping, header.backing, header.rung, location, nodes)
 }
 
 /// A control file as found under a name, with what its inode says.
@@ -282,7 +294,9 @@ pub(crate) fn find(folder: &Folder, domain: &Domain, name: &str) -> Result<Found
                 folder.path().display(),
                 domain.name()
             ))
-            .remedy("`hugeshm list` shows the names here; HUGESHM_DOMAIN and HUGESHM_DIR choose others"),
+            .remedy(
+                "`hugeshm list` shows the names here; HUGESHM_DOMAIN and HUGESHM_DIR choose others",
+            ),
         _ => error,
     })?;
     let facts = folder.facts(&fd, &file)?;
@@ -431,6 +445,15 @@ fn places(folder: &Folder, control: &Control) -> Result<Vec<Place>> {
     Ok(places)
 }
 
+/// Where a control file says its bytes are, in the words of a report.
+pub(crate) fn location(control: &Control) -> String {
+    match (control.backing, &control.folder) {
+        (BackingKind::Sysv, _) => format!("SysV id {}", control.sysv_id),
+        (kind, Some(folder)) => format!("{kind} at {}", folder.display()),
+        (kind, None) => kind.to_string(),
+    }
+}
+
 /// Opens a name: all of A1 to A6.
 pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     const OPERATION: &str = "open segment";
@@ -443,7 +466,7 @@ pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached>
                 domain: domain.clone(),
                 name: name.to_owned(),
                 identity: found.control.identity,
-                backing: None,
+                backing: Report::Recorded(location(&found.control)),
             };
             let attached = Attached::new(held, parts)?;
             if found.control.backing == BackingKind::Memfd && attached.writable() {

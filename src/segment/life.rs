@@ -71,11 +71,7 @@ fn may_remove(owner: u32) -> bool {
 /// Takes a name away from its segment; with an identity, only if the name still leads to it.
 ///
 /// Returns whether something was removed.
-pub(crate) fn remove_identity(
-    domain: &Domain,
-    name: &str,
-    only: Option<Identity>,
-) -> Result<bool> {
+pub(crate) fn remove_identity(domain: &Domain, name: &str, only: Option<Identity>) -> Result<bool> {
     const OPERATION: &str = "remove segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
@@ -169,7 +165,8 @@ fn unlink_data(folder: &Folder, control: &Control, owner: u32) -> Result<()> {
                 }
             }
             for dir in dirs {
-                if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))? {
+                if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))?
+                {
                     break;
                 }
             }

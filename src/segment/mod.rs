@@ -1,9 +1,13 @@
 //! Named segments: names, control file, header, publish, open, list, remove, collect.
 
+pub(crate) mod attach;
 pub(crate) mod control;
 pub(crate) mod directory;
 pub(crate) mod domain;
+pub(crate) mod endpoint;
 pub(crate) mod folder;
+pub(crate) mod handover;
 pub(crate) mod layout;
+pub(crate) mod life;
 pub(crate) mod names;
 pub(crate) mod stats;

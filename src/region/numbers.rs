@@ -1,0 +1,193 @@
+//! Why a rung was refused: the numbers at that moment, looked at after the kernel said no.
+//!
+//! The kernel answers a shortage with one error number whatever is short. So the
+//! quotas, nodes, limits and pools are read in the order in which the kernel asks
+//! them, and the first one that is too small is named. They move while they are
+//! read; where none is too small any more, the answer says so.
+
+use crate::error::{Refusal, RefusalCode, Rung};
+use crate::ladder::{Sizes, Step};
+use crate::numa::Placement;
+use crate::pages::{self, LimitKind};
+use crate::size::{PageSize, format_bytes};
+use crate::sys::file;
+use nix::errno::Errno;
+use std::os::fd::BorrowedFd;
+
+/// The base page size, 4 KiB where the C library does not say.
+pub(super) fn base_page() -> PageSize {
+    pages::base_page().unwrap_or(PageSize::SIZE_4K)
+}
+
+/// What base pages are merged into; none where the kernel can not.
+pub(super) fn thp_unit() -> Option<PageSize> {
+    pages::thp().pmd_size
+}
+
+/// The page sizes of this machine.
+pub(super) fn sizes() -> Sizes {
+    Sizes {
+        base: base_page(),
+        huge: pages::pools().iter().map(|pool| pool.size).collect(),
+        thp: thp_unit(),
+    }
+}
+
+/// A refusal with the remedy for the place where the program runs.
+pub(super) fn refuse(step: &Step, code: RefusalCode, call: &'static str) -> Refusal {
+    let pages = step.page.pages_for(step.length);
+    let remedy = pages::remedy_for(code, step.rung, pages, pages::container().as_ref());
+    Refusal::new(step.rung, step.backing, code, call).remedy(remedy)
+}
+
+/// What was being done when the kernel said no.
+pub(super) struct Failure<'a> {
+    pub step: &'a Step,
+    pub call: &'static str,
+    pub errno: Errno,
+    pub placement: &'a Placement,
+    /// The folder of the mount the file is on.
+    pub dir: Option<BorrowedFd<'a>>,
+    /// Whether the pages had been reserved already, so that pool and quota had agreed.
+    pub reserved: bool,
+}
+
+impl Failure<'_> {
+    /// Names what was short.
+    pub(super) fn refusal(&self) -> Refusal {
+        let (code, numbers) = match self.step.rung {
+            Rung::Huge(_) => self.huge(),
+            Rung::Thp | Rung::Base => self.base(),
+        };
+        refuse(self.step, code, self.call).errno(self.errno).numbers(numbers)
+    }
+
+    fn huge(&self) -> (RefusalCode, String) {
+        let page = self.step.page;
+        let needed = page.pages_for(self.step.length);
+        let bytes = self.step.length;
+        if !matches!(self.errno, Errno::ENOMEM | Errno::ENOSPC | Errno::EFAULT | Errno::EDQUOT) {
+            return (kernel_code(self.errno), format!("needs {needed} pages of {page}"));
+        }
+        // What is still to be had decides once the reservation went through; all of it before.
+        let at_least = if self.reserved { page.bytes() } else { bytes };
+        if let Some((free, all)) = self.dir.and_then(quota).filter(|_| !self.reserved)
+            && free < bytes
+        {
+            let numbers = format!(
+                "needs {}, the mount has {} of {} free",
+                format_bytes(bytes),
+                format_bytes(free),
+                format_bytes(all)
+            );
+            return (RefusalCode::MountQuota, numbers);
+        }
+        let pool = pages::pool(page).ok().flatten();
+        if let (Placement::Bind(nodes), Some(pool)) = (self.placement, &pool) {
+            let shares = pool.nodes.iter().filter(|node| nodes.contains(node.node));
+            let free: u64 = shares.map(|node| node.free).sum();
+            if free.saturating_mul(page.bytes()) < at_least {
+                let numbers =
+                    format!("needs {needed} pages of {page} on node {nodes}, {free} free");
+                return (RefusalCode::NodeTooSmall, numbers);
+            }
+        }
+        let limits = pages::hugetlb_limits();
+        let short = limits.iter().filter(|limit| limit.size == page).find(|limit| {
+            // The two are asked at different moments: at `mmap`, and at the touch.
+            let asked_here = (limit.kind == LimitKind::Reservation) != self.reserved;
+            asked_here && limit.remaining() < at_least
+        });
+        if let Some(limit) = short {
+            let numbers = format!(
+                "needs {}, the cgroup {} leaves {} of {}",
+                format_bytes(bytes),
+                limit.path.display(),
+                format_bytes(limit.remaining()),
+                format_bytes(limit.limit)
+            );
+            return (RefusalCode::CgroupLimit, numbers);
+        }
+        let Some(pool) = pool else {
+            return (RefusalCode::NoSuchPageSize, format!("there is no pool of {page}"));
+        };
+        let numbers = format!(
+            "needs {needed} pages of {page}, {} available ({} in the pool, {} free, {} reserved)",
+            pool.available(),
+            pool.total,
+            pool.free,
+            pool.reserved
+        );
+        if self.reserved || pool.available() >= needed {
+            let why = "nothing that was looked at is short, so it was for a moment only, or a \
+                       limit that can not be seen from here stands in the way";
+            return (RefusalCode::System, format!("{numbers}; {why}"));
+        }
+        (RefusalCode::PoolTooSmall, numbers)
+    }
+
+    fn base(&self) -> (RefusalCode, String) {
+        let bytes = self.step.length;
+        if let Some(short) = memory_short(bytes, self.dir) {
+            return (RefusalCode::MemoryLimit, short);
+        }
+        let code = match self.errno {
+            Errno::ENOMEM | Errno::ENOSPC | Errno::EFAULT | Errno::EDQUOT => {
+                RefusalCode::MemoryLimit
+            }
+            errno => kernel_code(errno),
+        };
+        (code, format!("needs {}", format_bytes(bytes)))
+    }
+}
+
+/// What an error number says by itself.
+fn kernel_code(errno: Errno) -> RefusalCode {
+    match errno {
+        Errno::EACCES | Errno::EROFS => RefusalCode::MountNotWritable,
+        // `madvise`: older than 5.14; memfd: a flag it does not know.
+        Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP => RefusalCode::KernelTooOld,
+        Errno::ENODEV => RefusalCode::NoSuchPageSize,
+        _ => RefusalCode::System,
+    }
+}
+
+/// Free bytes and all bytes of a file system with a size limit.
+fn quota(dir: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let statfs = file::file_system(dir).ok()?;
+    let block = u64::try_from(statfs.block_size()).ok()?;
+    // Without a limit hugetlbfs says 0, or all ones in older kernels.
+    let limited = statfs.blocks() != 0 && i64::try_from(statfs.blocks()).is_ok();
+    limited.then(|| {
+        (statfs.blocks_free().saturating_mul(block), statfs.blocks().saturating_mul(block))
+    })
+}
+
+/// Whether a file system can take one more file.
+pub(super) fn files_left(dir: BorrowedFd<'_>) -> Option<u64> {
+    let statfs = file::file_system(dir).ok()?;
+    (statfs.files() != 0 && i64::try_from(statfs.files()).is_ok()).then(|| statfs.files_free())
+}
+
+/// Whether `bytes` of base pages can be had: on the file system of `dir`, within every memory
+/// cgroup up the tree, and from the machine. The answer names what is short.
+///
+/// The kernel would not refuse: past these it is the OOM killer that answers.
+pub(super) fn memory_short(bytes: u64, dir: Option<BorrowedFd<'_>>) -> Option<String> {
+    let needs = format!("needs {}", format_bytes(bytes));
+    if let Some((free, all)) = dir.and_then(quota).filter(|(free, _)| *free < bytes) {
+        let (free, all) = (format_bytes(free), format_bytes(all));
+        return Some(format!("{needs}, the tmpfs has {free} of {all} free"));
+    }
+    if let Some(limit) = pages::memory_limit().filter(|limit| limit.remaining() < bytes) {
+        return Some(format!(
+            "{needs}, the memory cgroup {} leaves {} of {}",
+            limit.path.display(),
+            format_bytes(limit.remaining()),
+            format_bytes(limit.limit)
+        ));
+    }
+    let memory = pages::memory();
+    (memory.total > 0 && memory.available < bytes)
+        .then(|| format!("{needs}, the machine has {} available", format_bytes(memory.available)))
+}
