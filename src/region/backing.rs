@@ -128,6 +128,19 @@ impl Backing {
         }
     }
 
+    /// The same mapping, with what was measured now.
+    pub(crate) fn remeasured(self, measured: Measured) -> Self {
+        Self {
+            page_size: measured.page_size,
+            pages: measured.page_size.pages_for(self.length),
+            resident: measured.resident,
+            huge: measured.huge,
+            nodes: measured.nodes,
+            measured: measured.how,
+            ..self
+        }
+    }
+
     /// Rungs better than the one got, with the codes of their refusals, best first.
     pub(crate) fn missed(&self) -> Vec<(Rung, Vec<RefusalCode>)> {
         let mut missed: Vec<(Rung, Vec<RefusalCode>)> = Vec::new();

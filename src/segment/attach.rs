@@ -121,11 +121,10 @@ pub(crate) enum Report {
 
 impl Attached {
     /// Steps A5 (the header) and A6 over a mapping that is held.
-    pub(crate) fn new(held: Held, parts: Parts) -> Result<Self> {
+    pub(crate) fn new(held: Arc<Held>, parts: Parts) -> Result<Self> {
         const OPERATION: &str = "open segment";
         let Parts { domain, name, identity, backing } = parts;
         let writable = held.writable();
-        let held = Arc::new(held);
         let view = View::new(Arc::clone(&held) as Arc<dyn Memory>);
         let header = read_header(&view, writable).map_err(|unreadable| match unreadable {
             Unreadable::Corrupt(what) => {
@@ -217,6 +216,17 @@ fn read_header(view: &View, writable: bool) -> Result<Header, Unreadable> {
     let mut bytes = vec![0u8; HEADER_BYTES];
     view.read(0, &mut bytes);
     Header::parse(&bytes, view.len() as u64, writable)
+}
+
+/// A private copy of the first bytes of a mapping, for reports; of them only the frozen part
+/// means the same in every version. All zero if it is shorter than a header.
+pub(crate) fn frozen(held: &Arc<Held>) -> HeaderRaw {
+    let view = View::new(Arc::clone(held) as Arc<dyn Memory>);
+    let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
+    if view.len() >= HEADER_BYTES {
+        view.read(0, bytemuck::bytes_of_mut(&mut raw));
+    }
+    raw
 }
 
 fn attachment_at(header: &Header, number: u32) -> usize {
@@ -468,7 +478,7 @@ pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached>
                 identity: found.control.identity,
                 backing: Report::Recorded(location(&found.control)),
             };
-            let attached = Attached::new(held, parts)?;
+            let attached = Attached::new(Arc::new(held), parts)?;
             if found.control.backing == BackingKind::Memfd && attached.writable() {
                 handover::become_holder(&folder, &attached);
             }

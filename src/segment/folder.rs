@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a change to a name waits for another one that is under way.
-const NAME_LOCK_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const NAME_LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An open control folder.
 #[derive(Debug)]
@@ -226,11 +226,17 @@ impl Folder {
     }
 
     /// Takes the write lock on a name, in the lock file of the user `owner`.
-    pub(crate) fn lock_name(&self, domain: &str, name: &str, owner: u32) -> Result<NameLock> {
+    pub(crate) fn lock_name(
+        &self,
+        domain: &str,
+        name: &str,
+        owner: u32,
+        patience: Duration,
+    ) -> Result<NameLock> {
         let file = names::lock_file(owner);
         let lock = LockFd::open(|| self.lock_file(&file, owner))?;
         let byte = names::name_lock_byte(domain, name);
-        let deadline = Instant::now() + NAME_LOCK_PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(100);
         loop {
             match locks::try_lock(lock.as_fd(), Mode::Exclusive, byte, 1) {
@@ -240,9 +246,8 @@ impl Folder {
                     pause = (pause * 2).min(Duration::from_millis(5));
                 }
                 Ok(false) => {
-                    return Err(Error::new(ErrorKind::TimedOut, "lock the name", name).detail(
-                        format!("another process has been changing it for {NAME_LOCK_PATIENCE:?}"),
-                    ));
+                    return Err(Error::new(ErrorKind::TimedOut, "lock the name", name)
+                        .detail(format!("another process has been changing it for {patience:?}")));
                 }
                 Err(errno) => return Err(Error::system("lock the name", name, errno)),
             }
@@ -359,12 +364,12 @@ mod tests {
     fn a_name_is_locked_by_one_at_a_time() {
         let (_dir, folder) = scratch();
         let uid = nix::unistd::geteuid().as_raw();
-        let first = folder.lock_name("d", "n", uid).unwrap();
-        let _other_name = folder.lock_name("d", "m", uid).unwrap();
+        let first = folder.lock_name("d", "n", uid, NAME_LOCK_PATIENCE).unwrap();
+        let _other_name = folder.lock_name("d", "m", uid, NAME_LOCK_PATIENCE).unwrap();
         let released = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _second = folder.lock_name("d", "n", uid).unwrap();
+                let _second = folder.lock_name("d", "n", uid, NAME_LOCK_PATIENCE).unwrap();
                 assert!(released.load(std::sync::atomic::Ordering::SeqCst));
             });
             std::thread::sleep(Duration::from_millis(20));

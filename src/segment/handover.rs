@@ -27,6 +27,8 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The first bytes of a message that carries a segment.
 const GREETING: [u8; 8] = *b"HUGESHM>";
@@ -179,7 +181,7 @@ fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<
         identity: control.identity,
         backing: Report::Recorded(format!("{}, passed over a socket", control.backing)),
     };
-    Attached::new(Held::new(mapping, Some(data), Some(claims)), parts)
+    Attached::new(Arc::new(Held::new(mapping, Some(data), Some(claims))), parts)
 }
 
 /// The entry by which others can open this process's descriptor of a segment.
@@ -196,7 +198,12 @@ pub(crate) fn become_holder(folder: &Folder, segment: &Attached) {
     let add = || -> Result<()> {
         let Some(own) = segment.held.data.as_ref().and_then(holder_of) else { return Ok(()) };
         let owner = nix::unistd::geteuid().as_raw();
-        let _lock = folder.lock_name(segment.domain.name(), &segment.name, owner)?;
+        let _lock = folder.lock_name(
+            segment.domain.name(),
+            &segment.name,
+            owner,
+            Duration::from_secs(1),
+        )?;
         let found = attach::find(folder, &segment.domain, &segment.name)?;
         if found.control.identity != segment.identity || found.uid != owner {
             return Ok(());
