@@ -177,16 +177,16 @@ mod tests {
             judge(USER, FIRST, Some(27)),
             (true, "in hugetlb_shm_group 27".to_owned())
         );
-        assert_eq!(judge(USER, FIRST, Some(1000)).0, true);
-        assert_eq!(judge(USER, FIRST, Some(0)).0, false);
-        assert_eq!(judge(USER, FIRST, None).0, false);
+        assert!(judge(USER, FIRST, Some(1000)).0);
+        assert!(!judge(USER, FIRST, Some(0)).0);
+        assert!(!judge(USER, FIRST, None).0);
     }
 
     #[test]
     fn a_user_namespace_lends_neither_the_capability_nor_its_group_numbers() {
-        assert_eq!(judge(ROOT, INNER, Some(0)).0, false);
-        assert_eq!(judge(ROOT, INNER, Some(100_000)).0, true);
-        assert_eq!(judge(USER, INNER, Some(101_000)).0, true);
+        assert!(!judge(ROOT, INNER, Some(0)).0);
+        assert!(judge(ROOT, INNER, Some(100_000)).0);
+        assert!(judge(USER, INNER, Some(101_000)).0);
     }
 
     #[test]
