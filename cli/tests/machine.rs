@@ -164,6 +164,14 @@ fn what_cannot_be_meant_exits_with_two_and_what_cannot_be_done_with_one() {
     );
     let output = hugeshm(&["umount", "/"]);
     assert_eq!(output.status.code(), Some(1));
+    let output = hugeshm(&["mount", "4T", "/no/such/folder"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        complaint(&output).starts_with("hugeshm: mount hugetlbfs"),
+        "{}",
+        complaint(&output)
+    );
+    assert!(!std::path::Path::new("/no").exists());
 }
 
 #[test]

@@ -13,8 +13,10 @@
 mod cgroup;
 mod container;
 mod doctor;
+mod findings;
 mod inventory;
 mod limits;
+mod logind;
 mod mount;
 mod mounts;
 mod remedy;
@@ -26,7 +28,8 @@ mod thp;
 
 pub use cgroup::{HugetlbLimit, LimitKind, MemoryLimit, hugetlb_limits, memory_limit};
 pub use container::{Container, ContainerKind, container};
-pub use doctor::{Finding, FindingCode, Report, Severity, doctor};
+pub use doctor::doctor;
+pub use findings::{Finding, FindingCode, Report, Severity};
 pub use inventory::{NodePool, Pool, default_huge, pool, pools};
 pub use limits::{Memory, ShmLimits, memory, shm_limits};
 pub use mount::{MountOptions, MountOutcome, mount, unmount};

@@ -35,7 +35,7 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
         None => format!("{size}"),
         Some(node) => format!("{size} on node {node}"),
     };
-    let before = kept(&known_pool(size, &object)?, node, &object)?;
+    let before = kept(&known_pool(OPERATION, size, &object)?, node, &object)?;
     let more = pages.saturating_sub(before).saturating_mul(size.bytes());
     let available = memory().available;
     if more > available {
@@ -50,7 +50,7 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
         &pages.to_string(),
     )
     .map_err(|errno| refused(size, node, pages, &object, errno))?;
-    let after = kept(&known_pool(size, &object)?, node, &object)?;
+    let after = kept(&known_pool(OPERATION, size, &object)?, node, &object)?;
     judge(&object, before, pages, after)
 }
 
@@ -61,13 +61,13 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
 /// [`ErrorKind::UnknownPageSize`]: there is no such pool.
 pub fn reserve_for(size: PageSize, pages: u64) -> Result<u64> {
     Ok(remedy::total_for(
-        &known_pool(size, &size.to_string())?,
+        &known_pool("look up the pool", size, &size.to_string())?,
         pages,
     ))
 }
 
 /// The pool of `size`, or an error that lists the sizes there are.
-pub(super) fn known_pool(size: PageSize, object: &str) -> Result<Pool> {
+pub(super) fn known_pool(operation: &'static str, size: PageSize, object: &str) -> Result<Pool> {
     pool(size)?.ok_or_else(|| {
         let sizes: Vec<String> = pools().iter().map(|pool| pool.size.to_string()).collect();
         let listed = if sizes.is_empty() {
@@ -75,7 +75,7 @@ pub(super) fn known_pool(size: PageSize, object: &str) -> Result<Pool> {
         } else {
             sizes.join(", ")
         };
-        Error::new(ErrorKind::UnknownPageSize, OPERATION, object)
+        Error::new(ErrorKind::UnknownPageSize, operation, object)
             .detail(format!("the machine's huge page sizes are: {listed}"))
     })
 }
