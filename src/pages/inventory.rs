@@ -18,7 +18,6 @@ const NODES: &str = "/sys/devices/system/node";
 /// The kernel keeps `reserved <= free <= total`. The numbers are read one after another, so a
 /// busy machine may show a moment in which they do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Pool {
     /// The page size.
@@ -64,6 +63,24 @@ impl Pool {
     /// Pages configured to stay in the pool.
     pub fn persistent(&self) -> u64 {
         self.total.saturating_sub(self.surplus)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Pool {
+    /// The counters, and what is reckoned from them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut pool = serializer.serialize_struct("Pool", 8)?;
+        pool.serialize_field("size", &self.size)?;
+        pool.serialize_field("total", &self.total)?;
+        pool.serialize_field("free", &self.free)?;
+        pool.serialize_field("reserved", &self.reserved)?;
+        pool.serialize_field("surplus", &self.surplus)?;
+        pool.serialize_field("overcommit", &self.overcommit)?;
+        pool.serialize_field("available", &self.available())?;
+        pool.serialize_field("nodes", &self.nodes)?;
+        pool.end()
     }
 }
 

@@ -149,22 +149,22 @@ mod tests {
     fn the_capability_or_the_group_permits_and_the_reason_says_which() {
         assert_eq!(judge(ROOT, FIRST, Some(7)), (true, "has CAP_IPC_LOCK".to_owned()));
         assert_eq!(judge(USER, FIRST, Some(27)), (true, "in hugetlb_shm_group 27".to_owned()));
-        assert_eq!(judge(USER, FIRST, Some(1000)).0, true);
-        assert_eq!(judge(USER, FIRST, Some(0)).0, false);
-        assert_eq!(judge(USER, FIRST, None).0, false);
+        assert!(judge(USER, FIRST, Some(1000)).0);
+        assert!(!judge(USER, FIRST, Some(0)).0);
+        assert!(!judge(USER, FIRST, None).0);
     }
 
     #[test]
     fn a_user_namespace_lends_neither_the_capability_nor_its_group_numbers() {
-        assert_eq!(judge(ROOT, INNER, Some(0)).0, false);
-        assert_eq!(judge(ROOT, INNER, Some(100_000)).0, true);
-        assert_eq!(judge(USER, INNER, Some(101_000)).0, true);
+        assert!(!judge(ROOT, INNER, Some(0)).0);
+        assert!(judge(ROOT, INNER, Some(100_000)).0);
+        assert!(judge(USER, INNER, Some(101_000)).0);
     }
 
     #[test]
     fn nonsense_permits_nothing() {
         for status in [&b""[..], b"CapEff:\n", b"CapEff: zz\nGid:\t1\n", b"Groups: \xff 1e9\n"] {
-            assert_eq!(judge(status, FIRST, Some(5)).0, false, "{}", status.escape_ascii());
+            assert!(!judge(status, FIRST, Some(5)).0, "{}", status.escape_ascii());
         }
         assert_eq!(parse_id_map(b"1 2\n\xff\n0 1 2 3\n18446744073709551616 1 1\n").len(), 1);
         let edge = [IdRange { inside: 0, outside: u64::MAX, count: u64::MAX }];

@@ -137,13 +137,24 @@ impl MountOptions {
 /// - [`ErrorKind::PermissionDenied`]: mounting takes `CAP_SYS_ADMIN`.
 pub fn mount(size: PageSize, path: &Path, options: MountOptions) -> Result<MountOutcome> {
     let object = path.display().to_string();
-    known_pool(size, &object)?;
+    known_pool(OPERATION, size, &object)?;
     let words = options.words(size)?;
-    let made = match std::fs::create_dir_all(path) {
-        Ok(()) => path.canonicalize(),
-        Err(error) => Err(error),
-    };
-    let path = made.map_err(|error| denied(size, &object, text::errno_of(&error)))?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    let outcome = std::fs::create_dir_all(path)
+        .and_then(|()| path.canonicalize())
+        .map_err(|error| denied(size, &object, text::errno_of(&error)))
+        .and_then(|path| mount_at(size, &path, &object, &words));
+    if outcome.is_err() {
+        // Folders made for nothing go again; `rmdir` leaves alone what holds anything.
+        for folder in missing {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+    outcome
+}
+
+/// Mounts at an absolute `path` without symbolic links, unless that was done before.
+fn mount_at(size: PageSize, path: &Path, object: &str, words: &str) -> Result<MountOutcome> {
     if let Some(there) = mounts()?.into_iter().find(|mount| mount.path == path) {
         if there.page_size == size {
             return Ok(MountOutcome::AlreadyMounted);
@@ -152,7 +163,7 @@ pub fn mount(size: PageSize, path: &Path, options: MountOptions) -> Result<Mount
             .detail(format!("a hugetlbfs with {} pages is mounted there", there.page_size))
             .remedy(format!("another folder, such as /dev/hugepages-{size}")));
     }
-    sys::mount_hugetlbfs(&path, &words).map_err(|errno| denied(size, &object, errno))?;
+    sys::mount_hugetlbfs(path, words).map_err(|errno| denied(size, object, errno))?;
     Ok(MountOutcome::Mounted)
 }
 
@@ -240,7 +251,7 @@ mod tests {
         let limit = found.limit.expect("a quota");
         assert_eq!((limit.bytes, limit.free), (4 << 20, 4 << 20));
         assert!(found.writable && !found.read_only && found.root == Path::new("/"));
-        if known_pool(PageSize::SIZE_1G, "1G").is_ok() {
+        if known_pool(OPERATION, PageSize::SIZE_1G, "1G").is_ok() {
             assert_eq!(other.expect_err("2M is there").kind(), ErrorKind::BadMount);
         }
         let error = unmount(&path).expect_err("it is gone");

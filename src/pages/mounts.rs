@@ -31,6 +31,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// Whether the mount or the file system is read-only.
     pub read_only: bool,
+    /// Whether this user can reach its folder at all. If not, all below is unknown and zero.
+    pub reachable: bool,
     /// Whether this user may make files in it.
     pub writable: bool,
     /// The `size=` quota; `None` if only the pool bounds it.
@@ -59,6 +61,9 @@ pub struct MountLimit {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} pages", self.path.display(), self.page_size)?;
+        if !self.reachable {
+            return write!(f, ", in a folder closed to this user)");
+        }
         write!(f, ", mode {:04o}, owner {}:{}", self.mode, self.uid, self.gid)?;
         if let Some(limit) = self.limit {
             write!(f, ", {} of {} free", format_bytes(limit.free), format_bytes(limit.bytes))?;
@@ -166,6 +171,7 @@ fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
             device: facts.device,
             root,
             read_only,
+            reachable: true,
             writable: !read_only && sys::may_write_folder(&path),
             limit: limit_of(&facts),
             files_free: (facts.files != 0 && i64::try_from(facts.files).is_ok())
@@ -184,6 +190,7 @@ fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
             device: 0,
             root,
             read_only,
+            reachable: false,
             writable: false,
             limit: None,
             files_free: None,

@@ -115,6 +115,7 @@ fn words(code: RefusalCode, facts: &Facts) -> String {
 fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
     let Facts { place, total, pages, uid, .. } = *facts;
     let folder = mount_point(size, facts.default_size);
+    let root = if uid == 0 { "" } else { "as root: " };
     match (code, place) {
         (RefusalCode::NoSuchPageSize, _) if facts.sizes.is_empty() => {
             "a kernel with hugetlbfs (CONFIG_HUGETLBFS)".to_owned()
@@ -124,9 +125,11 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             format!("one of this machine's sizes: {}", sizes.join(", "))
         }
         (RefusalCode::PoolTooSmall, Place::Machine) if size >= PageSize::SIZE_1G => format!(
-            "hugeshm reserve {size} {total}, or at boot: hugepagesz={size} hugepages={total}"
+            "{root}hugeshm reserve {size} {total}, or at boot: hugepagesz={size} hugepages={total}"
         ),
-        (RefusalCode::PoolTooSmall, Place::Machine) => format!("hugeshm reserve {size} {total}"),
+        (RefusalCode::PoolTooSmall, Place::Machine) => {
+            format!("{root}hugeshm reserve {size} {total}")
+        }
         (RefusalCode::PoolTooSmall, Place::Container) => {
             format!("on the host: hugeshm reserve {size} {total}")
         }
@@ -134,7 +137,9 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             "{}; the node must have them (on it: hugeshm reserve {size} {total})",
             pod_lines(size, pages)
         ),
-        (RefusalCode::NoMount, Place::Machine) => format!("hugeshm mount {size} {folder}"),
+        (RefusalCode::NoMount, Place::Machine) => {
+            format!("{root}hugeshm mount {size} {folder}")
+        }
         (RefusalCode::MountNotWritable, Place::Machine) => {
             format!("as root: hugeshm mount {size} /dev/hugepages-{size}-{uid} --user {uid}")
         }
@@ -192,7 +197,7 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             format!("ask for exactly {size}, or allow more waste, or make the segment larger")
         }
         (RefusalCode::NodeTooSmall, Place::Machine) => {
-            format!("hugeshm reserve {size} {pages} --node NODE")
+            format!("{root}hugeshm reserve {size} {pages} --node NODE")
         }
         (RefusalCode::NodeTooSmall, _) => {
             format!("on the host: hugeshm reserve {size} {pages} --node NODE")
@@ -238,7 +243,7 @@ mod tests {
             pages: 64,
             total: 70,
             default_size: rung == Rung::Huge(PageSize::SIZE_2M),
-            uid: 1000,
+            uid: 0,
             sizes: vec![PageSize::SIZE_2M, PageSize::SIZE_1G],
         }
     }
@@ -254,7 +259,9 @@ mod tests {
         let machine = facts(Place::Machine, HUGE);
         assert_eq!(words(RefusalCode::PoolTooSmall, &machine), "hugeshm reserve 2M 70");
         assert_eq!(words(RefusalCode::NoMount, &machine), "hugeshm mount 2M /dev/hugepages");
-        assert!(words(RefusalCode::MountNotWritable, &machine).ends_with("--user 1000"));
+        let user = Facts { uid: 1000, ..machine };
+        assert!(words(RefusalCode::MountNotWritable, &user).ends_with("--user 1000"));
+        assert_eq!(words(RefusalCode::PoolTooSmall, &user), "as root: hugeshm reserve 2M 70");
         let gigantic = facts(Place::Machine, Rung::Huge(PageSize::SIZE_1G));
         assert!(words(RefusalCode::PoolTooSmall, &gigantic).contains("hugepagesz=1G hugepages=70"));
     }
