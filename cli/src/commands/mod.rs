@@ -1,7 +1,11 @@
 //! The commands, one file each.
 
+mod collect;
 mod doctor;
+mod inspect;
+mod list;
 mod mount;
+mod remove;
 mod reserve;
 mod status;
 mod umount;
@@ -18,6 +22,10 @@ pub(crate) enum Command {
     Reserve(reserve::Arguments),
     Mount(mount::Arguments),
     Umount(umount::Arguments),
+    List(list::Arguments),
+    Inspect(inspect::Arguments),
+    Remove(remove::Arguments),
+    Collect(collect::Arguments),
 }
 
 impl Command {
@@ -29,6 +37,10 @@ impl Command {
             Self::Reserve(arguments) => arguments.run(),
             Self::Mount(arguments) => arguments.run(),
             Self::Umount(arguments) => arguments.run(),
+            Self::List(arguments) => arguments.run(),
+            Self::Inspect(arguments) => arguments.run(),
+            Self::Remove(arguments) => arguments.run(),
+            Self::Collect(arguments) => arguments.run(),
         }
     }
 }
