@@ -18,5 +18,10 @@ mod wait;
 
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use peer::PeerState;
+pub use ring::{
+    Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
+    RecordProducer, RecvError, Reservation, SendError,
+};
 pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};
+pub use wait::{Canceller, PeerChange, WaitMode};
