@@ -19,5 +19,7 @@ mod wait;
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
+pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate};
+pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};

@@ -1,13 +1,694 @@
 //! The memory door: a bounded window onto bytes that others may change.
+//!
+//! A mapped segment is written by processes we do not control, so no Rust
+//! reference to its bytes may exist: a compiler may read such a reference twice
+//! or assume that it did not change. This file is the one place that turns an
+//! address into an access. Words are reached as atomics by offset, everything
+//! else is copied by one routine. There is no `Deref`, no slice, and no system
+//! call except [`View::write_to_fd`] and [`View::read_from_fd`], which hand the
+//! address to the kernel instead of to the compiler.
+//!
+//! # Invariants
+//!
+//! * `base .. base + len` lies inside the memory that `memory` keeps mapped, for
+//!   as long as `memory` lives; every `View` holds a share of it.
+//! * `base` is a multiple of 8, so an offset that is a multiple of 8 is an
+//!   aligned word.
+//!
+//! Offsets handed in come from private, checked geometry. An offset outside the
+//! window is a bug of ours, never the doing of a peer; it panics before any
+//! access happens.
+//!
+//! # Copies
+//!
+//! A peer that breaks the protocol may write while we copy. Short copies are
+//! relaxed atomic loads and stores, one word at a time; long ones are vector
+//! moves in inline assembly where the compiler has no say (x86-64), and words
+//! elsewhere. What such a race yields is a mixture of old and new bytes, which
+//! the caller treats like any other bytes from a peer.
+#![expect(unsafe_code, reason = "the one place where mapped bytes are accessed")]
 
-use std::ptr::NonNull;
+use core::fmt;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
-/// A range of mapped memory that stays mapped as long as the value lives.
-pub(crate) trait Memory: Send + Sync {
+/// Memory that stays mapped at one address for as long as the value lives.
+///
+/// # Safety
+///
+/// `base() .. base() + len()` must be readable, and writable where `writable()`
+/// says so, from any thread, until the value is dropped; the three answers never
+/// change; `base()` is a multiple of 8.
+pub(crate) unsafe trait Memory: Send + Sync {
     /// The first byte.
     fn base(&self) -> NonNull<u8>;
-    /// The length in bytes.
+    /// How many bytes from there on belong to it.
     fn len(&self) -> usize;
-    /// Whether it may be written.
+    /// Whether they may be written to.
     fn writable(&self) -> bool;
+}
+
+/// A window onto a part of some [`Memory`], which it keeps mapped.
+#[derive(Clone)]
+pub(crate) struct View {
+    base: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    memory: Arc<dyn Memory>,
+}
+
+// SAFETY: the pointer leads into `memory`, which is Send and Sync and accessible from
+// any thread by the contract of `Memory`; accesses are atomic or copies by `copy_in`/`copy_out`.
+unsafe impl Send for View {}
+// SAFETY: as above; no method gives out a plain reference into the memory.
+unsafe impl Sync for View {}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("len", &self.len)
+            .field("writable", &self.writable)
+            .finish()
+    }
+}
+
+#[cfg_attr(
+    not(test),
+    allow(dead_code, clippy::allow_attributes, reason = "rooms use their part")
+)]
+impl View {
+    /// The window onto all of `memory`.
+    pub(crate) fn new(memory: Arc<dyn Memory>) -> Self {
+        Self {
+            base: memory.base(),
+            len: memory.len(),
+            writable: memory.writable(),
+            memory,
+        }
+    }
+
+    /// The part of this window from `offset` (a multiple of 8) on, `len` bytes long.
+    ///
+    /// `None` if that is not inside this window or not aligned.
+    pub(crate) fn window(&self, offset: usize, len: usize) -> Option<Self> {
+        if !offset.is_multiple_of(8) || offset > self.len || len > self.len - offset {
+            return None;
+        }
+        // SAFETY: `offset <= self.len` was compared above, so the sum stays within (or one past)
+        // the memory that the invariant of `View` describes.
+        let base = unsafe { self.base.add(offset) };
+        Some(Self {
+            base,
+            len,
+            writable: self.writable,
+            memory: Arc::clone(&self.memory),
+        })
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether this process may write to it.
+    #[inline]
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether the address of the first byte is a multiple of `align`, a power of two.
+    pub(crate) fn is_aligned_to(&self, align: usize) -> bool {
+        debug_assert!(align.is_power_of_two());
+        self.base.addr().get() & (align - 1) == 0
+    }
+
+    /// The address of `len` bytes at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If they are not inside the window.
+    #[inline]
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "offset outside its window"
+        );
+        // SAFETY: the line above keeps `offset` within the window, and so, by the invariant of
+        // `View`, within one allocation.
+        unsafe { self.base.add(offset) }.as_ptr()
+    }
+
+    /// The address of `len` bytes at `offset` that this process may write to.
+    #[inline]
+    fn at_mut(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(self.writable, "write through a read-only window");
+        self.at(offset, len)
+    }
+
+    /// The 64-bit word at `offset`, a multiple of 8. Loads only, where the view is read-only.
+    #[inline]
+    pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset & 7 == 0, "offset of a 64-bit word");
+        let address = self.at(offset, 8);
+        // SAFETY: `at` checked the range; base and offset are multiples of 8; the memory lives as
+        // long as `self.memory`, which the returned lifetime borrows; words are only accessed as
+        // atomics or by the copy routine of this file.
+        unsafe { AtomicU64::from_ptr(address.cast()) }
+    }
+
+    /// The 32-bit word at `offset`, a multiple of 4. Loads only, where the view is read-only.
+    #[inline]
+    pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset & 3 == 0, "offset of a 32-bit word");
+        let address = self.at(offset, 4);
+        // SAFETY: as in `word64`, with 4 for 8.
+        unsafe { AtomicU32::from_ptr(address.cast()) }
+    }
+
+    /// Loads the 64-bit word at `offset` once.
+    #[inline]
+    pub(crate) fn load64(&self, offset: usize, order: Ordering) -> u64 {
+        self.word64(offset).load(order)
+    }
+
+    /// Stores the 64-bit word at `offset`. Tests may stop the world behind each such store.
+    #[inline]
+    pub(crate) fn store64(&self, offset: usize, value: u64, order: Ordering) {
+        assert!(self.writable, "write through a read-only window");
+        self.word64(offset).store(value, order);
+        #[cfg(test)]
+        steps::stored();
+    }
+
+    /// Copies `bytes.len()` bytes at `offset` into `bytes`.
+    #[inline]
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        let source = self.at(offset, bytes.len());
+        // SAFETY: `at` checked that the source range is inside the mapping; the destination is
+        // an exclusive slice of that length, which cannot overlap mapped memory.
+        unsafe { copy_out(source, bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// Copies `bytes` to `offset`.
+    #[inline]
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        let target = self.at_mut(offset, bytes.len());
+        #[cfg(test)]
+        if steps::watched() {
+            for (index, byte) in bytes.iter().enumerate() {
+                self.at_mut(offset + index, 1);
+                // SAFETY: the line above checked the range of this byte.
+                unsafe { copy_in(core::ptr::from_ref(byte), target.wrapping_add(index), 1) };
+                if index % 8 == 7 {
+                    steps::stored();
+                }
+            }
+            steps::stored();
+            return;
+        }
+        // SAFETY: `at_mut` checked that the target range is inside a writable mapping; the source
+        // is a slice of that length, which cannot overlap mapped memory.
+        unsafe { copy_in(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// Sets `len` bytes at `offset` to zero.
+    pub(crate) fn zero(&self, offset: usize, len: usize) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut done = 0;
+        while done < len {
+            let step = (len - done).min(ZEROS.len());
+            self.write(offset + done, &ZEROS[..step]);
+            done += step;
+        }
+    }
+
+    /// Copies a `T` out of the bytes at `offset`; `None` if they are no valid `T`.
+    ///
+    /// The check is made on the private copy, so a peer cannot change it afterwards.
+    #[inline]
+    pub(crate) fn read_checked<T: bytemuck::CheckedBitPattern>(&self, offset: usize) -> Option<T> {
+        let source = self.at(offset, size_of::<T>());
+        let mut bits = MaybeUninit::<T::Bits>::uninit();
+        const { assert!(size_of::<T>() == size_of::<T::Bits>()) }
+        // SAFETY: `at` checked the source range; the destination is a local of the same size
+        // (asserted above).
+        unsafe { copy_out(source, bits.as_mut_ptr().cast(), size_of::<T>()) };
+        // SAFETY: all bytes were written by the copy, and `AnyBitPattern` takes any of them.
+        let bits = unsafe { bits.assume_init() };
+        if !T::is_valid_bit_pattern(&bits) {
+            return None;
+        }
+        // SAFETY: `CheckedBitPattern` promises that `Bits` has the layout of `T` and that a valid
+        // pattern may be taken for a `T`; `bits` is a local, read unaligned.
+        Some(unsafe { core::ptr::from_ref(&bits).cast::<T>().read_unaligned() })
+    }
+
+    /// The `len` bytes at `offset` as a slice.
+    ///
+    /// # Safety
+    ///
+    /// No process may write to these bytes while the slice lives.
+    #[inline]
+    pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
+        let source = self.at(offset, len);
+        // SAFETY: `at` checked the range, mapped for the borrow of `self`; any byte is a valid
+        // `u8`; the caller promises that nobody writes to it meanwhile.
+        unsafe { core::slice::from_raw_parts(source, len) }
+    }
+
+    /// The `len` bytes at `offset` as an exclusive slice.
+    ///
+    /// # Safety
+    ///
+    /// No process and no other code may touch these bytes while the slice lives.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "exclusiveness is the caller's promise")]
+    pub(crate) unsafe fn slice_mut(&self, offset: usize, len: usize) -> &mut [u8] {
+        let target = self.at_mut(offset, len);
+        // SAFETY: `at_mut` checked the range, mapped writable for the borrow of `self`; any byte
+        // is a valid `u8`; the caller promises that nobody else touches it meanwhile.
+        unsafe { core::slice::from_raw_parts_mut(target, len) }
+    }
+
+    /// One `write(2)` of the `len` bytes at `offset`; how many the kernel took.
+    pub(crate) fn write_to_fd(
+        &self,
+        offset: usize,
+        len: usize,
+        fd: BorrowedFd<'_>,
+    ) -> nix::Result<usize> {
+        let source = self.at(offset, len);
+        loop {
+            // SAFETY: the kernel reads `len` bytes that `at` found inside the mapping; changes
+            // by others meanwhile are the kernel's plain memory reads, no Rust access.
+            let taken = unsafe { libc::write(fd.as_raw_fd(), source.cast(), len) };
+            match Errno::result(taken) {
+                Ok(taken) => return Ok(taken.unsigned_abs()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// One `read(2)` of up to `len` bytes to `offset`; how many the kernel gave, 0 at the end.
+    pub(crate) fn read_from_fd(
+        &self,
+        offset: usize,
+        len: usize,
+        fd: BorrowedFd<'_>,
+    ) -> nix::Result<usize> {
+        let target = self.at_mut(offset, len);
+        loop {
+            // SAFETY: the kernel writes at most `len` bytes that `at_mut` found inside a
+            // writable mapping.
+            let given = unsafe { libc::read(fd.as_raw_fd(), target.cast(), len) };
+            match Errno::result(given) {
+                Ok(given) => {
+                    #[cfg(test)]
+                    steps::stored();
+                    return Ok(given.unsigned_abs());
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+/// Up to this many bytes are copied word by word, inlined at the call.
+const SHORT_MAX: usize = 128;
+
+/// Copies `len` bytes of shared memory at `source` to private memory at `target`.
+///
+/// # Safety
+///
+/// `source` is readable and `target` writable for `len` bytes; the ranges do not overlap;
+/// nobody else accesses the target.
+#[inline]
+unsafe fn copy_out(source: *const u8, target: *mut u8, len: usize) {
+    if len > SHORT_MAX {
+        // SAFETY: the caller's promise, handed on.
+        return unsafe { copy_long(source, target, len, Direction::Out) };
+    }
+    // SAFETY: the caller's promise, handed on.
+    unsafe { copy_out_words(source, target, len) }
+}
+
+/// Copies `len` bytes of private memory at `source` to shared memory at `target`.
+///
+/// # Safety
+///
+/// `source` is readable and `target` writable for `len` bytes; the ranges do not overlap;
+/// nobody changes the source.
+#[inline]
+unsafe fn copy_in(source: *const u8, target: *mut u8, len: usize) {
+    if len > SHORT_MAX {
+        // SAFETY: the caller's promise, handed on.
+        return unsafe { copy_long(source, target, len, Direction::In) };
+    }
+    // SAFETY: the caller's promise, handed on.
+    unsafe { copy_in_words(source, target, len) }
+}
+
+/// Which side of a copy is shared.
+#[derive(Clone, Copy)]
+enum Direction {
+    In,
+    Out,
+}
+
+/// [`copy_out`] by relaxed atomic loads.
+///
+/// # Safety
+///
+/// As for [`copy_out`].
+#[inline]
+unsafe fn copy_out_words(source: *const u8, target: *mut u8, len: usize) {
+    let mut done = 0;
+    if source.addr() & 7 == 0 {
+        while len - done >= 8 {
+            // SAFETY: `done + 8 <= len`, and the source is aligned to 8 by the test above plus
+            // a multiple of 8.
+            let word = unsafe { AtomicU64::from_ptr(source.add(done).cast_mut().cast()) };
+            let value = word.load(Ordering::Relaxed);
+            // SAFETY: `done + 8 <= len` bytes of the target are writable by the contract.
+            unsafe { target.add(done).cast::<u64>().write_unaligned(value) };
+            done += 8;
+        }
+    }
+    while done < len {
+        // SAFETY: `done < len`, a byte is always aligned.
+        let byte = unsafe { AtomicU8::from_ptr(source.add(done).cast_mut()) };
+        let value = byte.load(Ordering::Relaxed);
+        // SAFETY: `done < len` bytes of the target are writable by the contract.
+        unsafe { target.add(done).write(value) };
+        done += 1;
+    }
+}
+
+/// [`copy_in`] by relaxed atomic stores.
+///
+/// # Safety
+///
+/// As for [`copy_in`].
+#[inline]
+unsafe fn copy_in_words(source: *const u8, target: *mut u8, len: usize) {
+    let mut done = 0;
+    if target.addr() & 7 == 0 {
+        while len - done >= 8 {
+            // SAFETY: `done + 8 <= len` bytes of the source are readable by the contract.
+            let value = unsafe { source.add(done).cast::<u64>().read_unaligned() };
+            // SAFETY: `done + 8 <= len`, and the target is aligned to 8 by the test above plus
+            // a multiple of 8.
+            let word = unsafe { AtomicU64::from_ptr(target.add(done).cast()) };
+            word.store(value, Ordering::Relaxed);
+            done += 8;
+        }
+    }
+    while done < len {
+        // SAFETY: `done < len` bytes of the source are readable by the contract.
+        let value = unsafe { source.add(done).read() };
+        // SAFETY: `done < len`, a byte is always aligned.
+        let byte = unsafe { AtomicU8::from_ptr(target.add(done)) };
+        byte.store(value, Ordering::Relaxed);
+        done += 1;
+    }
+}
+
+/// The long copy: 64 bytes per turn in vector registers, the rest in words.
+///
+/// # Safety
+///
+/// As for [`copy_out`] or [`copy_in`], by `direction`.
+#[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
+    let bulk = len & !63;
+    if bulk > 0 {
+        // SAFETY: the loop reads and writes exactly `bulk <= len` bytes, 64 per turn and at
+        // least one turn; SSE2 belongs to every x86-64; unaligned moves need no alignment; the
+        // flags are declared clobbered by default, the stack is not used.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "movups {a}, [{source}]",
+                "movups {b}, [{source} + 16]",
+                "movups {c}, [{source} + 32]",
+                "movups {d}, [{source} + 48]",
+                "movups [{target}], {a}",
+                "movups [{target} + 16], {b}",
+                "movups [{target} + 32], {c}",
+                "movups [{target} + 48], {d}",
+                "add {source}, 64",
+                "add {target}, 64",
+                "sub {left}, 64",
+                "jnz 2b",
+                a = out(xmm_reg) _,
+                b = out(xmm_reg) _,
+                c = out(xmm_reg) _,
+                d = out(xmm_reg) _,
+                source = inout(reg) source => _,
+                target = inout(reg) target => _,
+                left = inout(reg) bulk => _,
+                options(nostack),
+            );
+        }
+    }
+    let (source, target) = (source.wrapping_add(bulk), target.wrapping_add(bulk));
+    match direction {
+        // SAFETY: the remaining `len - bulk` bytes of both ranges, by the caller's promise.
+        Direction::In => unsafe { copy_in_words(source, target, len - bulk) },
+        // SAFETY: as above.
+        Direction::Out => unsafe { copy_out_words(source, target, len - bulk) },
+    }
+}
+
+/// The long copy where no assembly is at hand.
+///
+/// # Safety
+///
+/// As for [`copy_out`] or [`copy_in`], by `direction`.
+#[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
+    match direction {
+        // SAFETY: the caller's promise, handed on.
+        Direction::In => unsafe { copy_in_words(source, target, len) },
+        // SAFETY: the caller's promise, handed on.
+        Direction::Out => unsafe { copy_out_words(source, target, len) },
+    }
+}
+
+/// Stops the world behind each store, so that tests can look at what a killed process leaves.
+#[cfg(test)]
+pub(crate) mod steps {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static WATCHER: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    }
+
+    /// Whether a watcher is set in this thread.
+    pub(crate) fn watched() -> bool {
+        WATCHER.with(|watcher| watcher.borrow().is_some())
+    }
+
+    /// Called behind each store through a view.
+    pub(crate) fn stored() {
+        WATCHER.with(|watcher| {
+            if let Ok(mut watcher) = watcher.try_borrow_mut()
+                && let Some(watcher) = watcher.as_mut()
+            {
+                watcher();
+            }
+        });
+    }
+
+    /// Runs `work` with `watcher` called behind each of its stores.
+    pub(crate) fn watch<R>(watcher: impl FnMut() + 'static, work: impl FnOnce() -> R) -> R {
+        WATCHER.with(|slot| *slot.borrow_mut() = Some(Box::new(watcher)));
+        let result = work();
+        WATCHER.with(|slot| *slot.borrow_mut() = None);
+        result
+    }
+}
+
+/// Zeroed private memory, for tests of whatever is built on views.
+#[cfg(test)]
+mod heap {
+    use super::*;
+    use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+
+    pub(super) struct Heap {
+        base: NonNull<u8>,
+        layout: Layout,
+        len: usize,
+        writable: bool,
+    }
+
+    // SAFETY: the allocation is owned, not tied to a thread, and freed only by drop.
+    unsafe impl Send for Heap {}
+    // SAFETY: as above; all access goes through `View`.
+    unsafe impl Sync for Heap {}
+
+    // SAFETY: the allocation of `layout.size() >= len` bytes, aligned to 4096, lives until drop.
+    unsafe impl Memory for Heap {
+        fn base(&self) -> NonNull<u8> {
+            self.base
+        }
+        fn len(&self) -> usize {
+            self.len
+        }
+        fn writable(&self) -> bool {
+            self.writable
+        }
+    }
+
+    impl Drop for Heap {
+        fn drop(&mut self) {
+            // SAFETY: allocated in `new` with this layout, freed once.
+            unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        }
+    }
+
+    impl Heap {
+        pub(super) fn new(len: usize, writable: bool) -> Self {
+            let layout = Layout::from_size_align(len.max(1), 4096).expect("a small size");
+            // SAFETY: the layout is not empty.
+            let base = unsafe { alloc_zeroed(layout) };
+            let Some(base) = NonNull::new(base) else {
+                handle_alloc_error(layout)
+            };
+            Self {
+                base,
+                layout,
+                len,
+                writable,
+            }
+        }
+    }
+
+    impl View {
+        /// `len` zeroed bytes of private memory, aligned to 4096.
+        pub(crate) fn heap(len: usize) -> Self {
+            Self::new(Arc::new(Heap::new(len, true)))
+        }
+
+        /// The same, read-only.
+        pub(crate) fn heap_read_only(len: usize) -> Self {
+            Self::new(Arc::new(Heap::new(len, false)))
+        }
+
+        /// All bytes of the window.
+        pub(crate) fn snapshot(&self) -> Vec<u8> {
+            let mut bytes = vec![0; self.len()];
+            self.read(0, &mut bytes);
+            bytes
+        }
+
+        /// A new piece of heap memory that holds `bytes`.
+        pub(crate) fn of(bytes: &[u8]) -> Self {
+            let view = Self::heap(bytes.len());
+            view.write(0, bytes);
+            view
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn windows_never_reach_beyond_their_parent() {
+        let view = View::heap(4096);
+        assert!(view.window(0, 4097).is_none());
+        assert!(view.window(4096, 1).is_none());
+        assert!(view.window(8, usize::MAX).is_none());
+        assert!(view.window(usize::MAX & !7, 8).is_none());
+        assert!(view.window(4, 8).is_none(), "an unaligned window");
+        let part = view.window(64, 128).unwrap();
+        part.store64(120, 7, Ordering::Relaxed);
+        assert_eq!(view.load64(184, Ordering::Relaxed), 7);
+        assert!(view.window(4096, 0).is_some());
+        assert!(part.is_aligned_to(64) && !part.is_aligned_to(128));
+    }
+
+    #[test]
+    fn accesses_outside_the_window_panic_before_they_happen() {
+        let view = View::heap(64);
+        for access in [
+            (|v| _ = v.word64(64)) as fn(&View),
+            |v| _ = v.word64(60),
+            |v| _ = v.word64(usize::MAX - 7),
+            |v| _ = v.word32(62),
+            |v| v.read(60, &mut [0; 5]),
+            |v| v.write(65, &[]),
+            |v| v.zero(0, 65),
+        ] {
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| access(&view)));
+            assert!(caught.is_err());
+        }
+        let sealed = View::heap_read_only(64);
+        let write = std::panic::AssertUnwindSafe(|| sealed.write(0, &[1]));
+        assert!(std::panic::catch_unwind(write).is_err());
+    }
+
+    #[test]
+    fn copies_of_every_length_and_offset_are_exact() {
+        let view = View::heap(4096);
+        for offset in 0..17 {
+            for len in (0..300).chain([511, 1024, 1027]) {
+                let source: Vec<u8> = (0..len).map(|i| (i * 7 + offset) as u8 | 1).collect();
+                view.zero(0, 2048);
+                view.write(offset, &source);
+                let mut target = vec![0; len];
+                view.read(offset, &mut target);
+                assert_eq!(source, target);
+                let all = view.snapshot();
+                assert!(
+                    all[..offset]
+                        .iter()
+                        .chain(&all[offset + len..])
+                        .all(|byte| *byte == 0)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_bit_pattern_is_no_value() {
+        let view = View::heap(64);
+        view.write(0, &[1, 2]);
+        assert_eq!(view.read_checked::<bool>(0), Some(true));
+        assert_eq!(view.read_checked::<bool>(1), None);
+        assert_eq!(view.read_checked::<u16>(0), Some(513));
+    }
+
+    #[test]
+    fn bytes_pass_to_and_from_files() {
+        let view = View::heap(64);
+        view.write(8, b"hello");
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(view.write_to_fd(8, 5, file.as_fd()), Ok(5));
+        file.write_all(b" there").unwrap();
+        file.rewind().unwrap();
+        assert_eq!(view.read_from_fd(32, 11, file.as_fd()), Ok(11));
+        let mut bytes = [0; 11];
+        view.read(32, &mut bytes);
+        assert_eq!(&bytes, b"hello there");
+        assert_eq!(file.read(&mut bytes).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_memory_outlives_every_window() {
+        let part = View::heap(4096).window(8, 8).unwrap();
+        part.store64(0, 5, Ordering::Relaxed);
+        assert_eq!(part.load64(0, Ordering::Relaxed), 5);
+    }
 }

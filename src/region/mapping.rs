@@ -60,7 +60,10 @@ impl Mapping {
     }
 }
 
-impl Memory for Mapping {
+// SAFETY: by the invariant the range stays mapped while the value lives, with the rights that
+// `writable` was made from; mappings begin at a page, which is a multiple of 8. A file behind it
+// that is cut short by somebody else is outside this promise; its owner's seals or rights guard it.
+unsafe impl Memory for Mapping {
     fn base(&self) -> NonNull<u8> {
         self.base
     }

@@ -1,1 +1,104 @@
 //! Sleeping on and waking through a word of shared memory.
+//!
+//! Always the shared kind of futex, never `FUTEX_PRIVATE_FLAG`: the key is the
+//! page and offset behind the address, so two processes that map the same file
+//! at different addresses meet on it. `EINTR` is handed to the caller, who owns
+//! the deadline. The clock of the waits lives here too.
+#![expect(unsafe_code, reason = "system calls on a word of shared memory")]
+
+use core::ptr;
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
+use nix::errno::Errno;
+
+/// Sleeps while `word` holds `expected`, at most for `timeout`.
+///
+/// `Ok` when woken; `EAGAIN` when the word held something else, `ETIMEDOUT` when the time has
+/// passed, `EINTR` when a signal came.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> nix::Result<()> {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
+    };
+    // SAFETY: FUTEX_WAIT reads the aligned 32-bit word, mapped for the borrow of `word`, and the
+    // timespec, a local; the two last arguments are unused by this operation.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            ptr::from_ref(&timeout),
+            ptr::null::<u32>(),
+            0u32,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Wakes up to `count` sleepers on `word`; how many there were.
+pub(crate) fn wake(word: &AtomicU32, count: i32) -> nix::Result<usize> {
+    // SAFETY: FUTEX_WAKE uses the address of the aligned word as a key; the mapping lives for
+    // the borrow of `word`; the other arguments are unused by this operation.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE,
+            count,
+            ptr::null::<libc::timespec>(),
+            ptr::null::<u32>(),
+            0u32,
+        )
+    };
+    Errno::result(result).map(|woken| usize::try_from(woken).unwrap_or(0))
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC_COARSE`: the same zero for all processes of a boot, steps of
+/// a few milliseconds, no system call.
+pub(crate) fn monotonic_nanos_coarse() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel (or the vDSO) writes one timespec into the local.
+    let result =
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, ptr::from_mut(&mut now)) };
+    if result != 0 {
+        return 0;
+    }
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_wait_ends_by_time_by_value_and_by_wake() {
+        let word = AtomicU32::new(1);
+        let start = Instant::now();
+        assert_eq!(
+            wait(&word, 1, Duration::from_millis(5)),
+            Err(Errno::ETIMEDOUT)
+        );
+        assert!(start.elapsed() >= Duration::from_millis(5));
+        assert_eq!(wait(&word, 0, Duration::from_secs(60)), Err(Errno::EAGAIN));
+        assert_eq!(wake(&word, 1), Ok(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while wake(&word, 1) == Ok(0) {
+                    std::thread::yield_now();
+                }
+            });
+            assert_eq!(wait(&word, 1, Duration::from_secs(60)), Ok(()));
+        });
+    }
+
+    #[test]
+    fn the_coarse_clock_does_not_run_backwards() {
+        let first = monotonic_nanos_coarse();
+        assert!(first > 0 && monotonic_nanos_coarse() >= first);
+    }
+}
