@@ -1,1 +1,523 @@
 //! Spin, yield, sleep on a shared futex; deadlines and cancellation.
+//!
+//! An endpoint that finds nothing to do looks again for a short time and then
+//! sleeps in the kernel, until its peer rings. Nobody rings for a peer that was
+//! killed, so a sleep lasts one slice at most; after each slice the kernel is
+//! asked whether the peer still holds its claim. The slice declares nothing: a
+//! slow peer stays alive however long it takes.
+//!
+//! There is no background thread and no signal handler, and the room does not
+//! know what is waited for: the caller looks, [`Port::wait`] passes the time.
+//!
+//! # Protocol
+//!
+//! Each end has a 32-bit sleep word of its own. The sleeper S and the ringer R
+//! (which has just published a message or released a slot):
+//!
+//! * S1 store 1 into its sleep word
+//! * S2 fence, or a barrier in R's process where R has said that it does not fence
+//! * S3 look once more; go on if there is something
+//! * S4 `FUTEX_WAIT` while the word is 1, for one slice
+//! * R1 publish
+//! * R2 fence, unless S fences for it
+//! * R3 load S's sleep word; done if it is 0
+//! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
+//! * R5 `FUTEX_WAKE`
+//!
+//! Either R3 sees S1 or S3 sees R1 (edge `doze`). Between S1 and S4 the word may
+//! be exchanged, then S4 returns at once.
+//!
+//! # Who fences
+//!
+//! A full fence per message costs more than the message. Each end registers
+//! with `membarrier` when it attaches, and then says in its *unfenced* word that
+//! it leaves R2 out; where that fails it writes 0 there and fences. A sleeper
+//! reads the peer's word behind S2 and calls the barrier if it is set. If the
+//! barrier is refused, the sleeper sleeps in slices of 1 ms: a refused call costs
+//! time, never a message. An end that attaches while S is about to sleep stores
+//! its word, fences once and only then loads sleep words; so either it sees S1 or
+//! S sees its word.
+//!
+//! # Memory ordering
+//!
+//! | edge | release side | acquire side | what becomes visible |
+//! |---|---|---|---|
+//! | `doze` | S1, S2 (fence) then S3 | R1, R2 (fence or barrier) then R3 | at least one side sees the other's store |
+//! | `cancel` | flag, fence, sleep word | S1, S2 then the flag | as `doze`, with the canceller as R |
+//!
+//! # Failure
+//!
+//! * R killed between R1 and R5: S sleeps for the rest of its slice, and finds
+//!   the message then. Its sleep word may stay 0, it is stored anew by S1.
+//! * S killed asleep: its word stays 1; R pays one exchange and one system call
+//!   for nobody.
+//! * A hostile peer writes any value into either word: S wakes too early or one
+//!   slice too late; R makes superfluous system calls.
+
+use crate::peer::PeerState;
+use crate::segment::stats::StatsWriter;
+use crate::sys::{futex, membarrier};
+use crate::view::View;
+use core::fmt;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64, compiler_fence, fence};
+use core::time::Duration;
+use nix::errno::Errno;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How long an adaptive wait looks again before it sleeps.
+const SPIN_BUDGET: Duration = Duration::from_micros(20);
+/// How long a sleep lasts at most before the peer's life is looked at.
+const SLICE: Duration = Duration::from_millis(50);
+/// The slice where the barrier of an unfenced peer was refused.
+const SLICE_REFUSED: Duration = Duration::from_millis(1);
+/// The clock is read once per this many turns of a spin.
+const TURNS_PER_LOOK: u32 = 16;
+/// The coarse clock is read once per this many fruitless non-blocking calls.
+const TRIES_PER_LOOK: u32 = 64;
+
+/// The word in an end's line that says "I do not fence".
+const UNFENCED: u64 = 1;
+
+/// How an endpoint passes the time while it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WaitMode {
+    /// Looks again without pause until the deadline; never gives up the processor.
+    Spin,
+    /// Spins for up to 20 us, then gives up the processor between looks.
+    Yield,
+    /// Spins for up to 20 us, then sleeps until the peer rings.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Block,
+}
+
+/// What connects an endpoint with the table of endpoints: who is at the other end.
+///
+/// Dropping the link gives the claim back, so endpoints drop it last.
+pub(crate) trait Link: Send {
+    /// Asks the kernel whether the other end is held: a system call, for slow paths only.
+    fn peer_state(&self) -> PeerState;
+    /// How often the other end has been claimed: one load.
+    fn peer_epoch(&self) -> u64;
+    /// Whether the segment was replaced by a new one: one load.
+    fn superseded(&self) -> bool;
+    /// How often this process, or an ancestor since the library was loaded, came out of a
+    /// `fork`. A change since the endpoint was made means that it belongs to the parent.
+    fn forks(&self) -> &'static AtomicU64;
+}
+
+/// The other end was taken over by a new process (or a new endpoint of the same process).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerChange {
+    /// The claim that was last reported.
+    pub old_epoch: u64,
+    /// The claim that holds now.
+    pub new_epoch: u64,
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Closed,
+    PeerDied,
+    TimedOut,
+    Cancelled,
+    Superseded,
+}
+
+/// Where the words of a wait lie in the control window of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitWords {
+    /// Own sleep word (32 bits).
+    pub own_sleep: usize,
+    /// The peer's sleep word.
+    pub peer_sleep: usize,
+    /// Own unfenced word (64 bits).
+    pub own_unfenced: usize,
+    /// The peer's unfenced word.
+    pub peer_unfenced: usize,
+}
+
+/// Ends the waits of one endpoint from another thread of the same process.
+///
+/// It keeps the segment mapped. It is sticky: every wait of the endpoint ends with `Cancelled`
+/// until [`Canceller::reset`]. A message that is there is still taken first.
+#[derive(Clone)]
+pub struct Canceller {
+    flag: Arc<AtomicBool>,
+    control: View,
+    sleep: usize,
+}
+
+impl Canceller {
+    /// Ends the present wait and all later ones.
+    pub fn cancel(&self) {
+        self.flag.store(true, Relaxed);
+        fence(SeqCst); // edge `cancel`
+        let word = self.control.word32(self.sleep);
+        if word.swap(0, Relaxed) != 0 {
+            // There is no way to report a refused wake, and the sleeper's slice ends by itself.
+            _ = futex::wake(word, 1);
+        }
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.flag.load(Relaxed)
+    }
+
+    /// Lets the endpoint wait again.
+    pub fn reset(&self) {
+        self.flag.store(false, Relaxed);
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller")
+            .field("cancelled", &self.is_cancelled())
+            .finish()
+    }
+}
+
+/// What an endpoint has beside its ring: its peer, its statistics, its bell.
+pub(crate) struct Port {
+    /// Hot: compared with `forks` in each call. `u64::MAX` after the ring was found corrupt.
+    born: u64,
+    forks: &'static AtomicU64,
+    fences: bool,
+    control: View,
+    words: WaitWords,
+    cancelled: Arc<AtomicBool>,
+    mode: WaitMode,
+    outlives_peer: bool,
+    tries: u32,
+    asked_nanos: u64,
+    epoch: u64,
+    known: PeerState,
+    pub(crate) stats: StatsWriter,
+    /// Dropped last: it gives the claim back.
+    link: Box<dyn Link>,
+}
+
+/// One wait in progress.
+pub(crate) struct Wait {
+    deadline: Option<Instant>,
+    start: Option<Instant>,
+    asked: Option<Instant>,
+    turns: u32,
+    phase: Phase,
+    /// Whether the own sleep word may hold 1.
+    announced: bool,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Spinning,
+    Announcing,
+    Announced { refused: bool },
+}
+
+impl Wait {
+    /// A wait until `deadline`, or without end.
+    #[inline]
+    pub(crate) fn until(deadline: Option<Instant>) -> Self {
+        let phase = Phase::Spinning;
+        Self {
+            deadline,
+            start: None,
+            asked: None,
+            turns: 0,
+            phase,
+            announced: false,
+            end: None,
+        }
+    }
+}
+
+/// The instant `timeout` from now; none where that lies beyond the clock, which is for ever.
+pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+impl Port {
+    /// Attaches to the words of a wait in `control`.
+    pub(crate) fn new(
+        control: View,
+        words: WaitWords,
+        link: Box<dyn Link>,
+        stats: StatsWriter,
+    ) -> Self {
+        let unfenced = membarrier::available() && membarrier::register().is_ok();
+        control.store64(
+            words.own_unfenced,
+            if unfenced { UNFENCED } else { 0 },
+            Relaxed,
+        );
+        fence(SeqCst); // edge `doze`, for a peer that is about to sleep
+        let forks = link.forks();
+        Self {
+            born: forks.load(Relaxed),
+            forks,
+            fences: !unfenced,
+            control,
+            words,
+            cancelled: Arc::new(AtomicBool::new(false)),
+            mode: WaitMode::default(),
+            outlives_peer: false,
+            tries: 0,
+            asked_nanos: 0,
+            epoch: link.peer_epoch(),
+            known: PeerState::Unknown,
+            stats,
+            link,
+        }
+    }
+
+    /// Whether calls may go on: false in a forked child and after [`Port::condemn`].
+    #[inline]
+    pub(crate) fn usable(&self) -> bool {
+        self.forks.load(Relaxed) == self.born
+    }
+
+    /// Makes [`Port::usable`] false for ever.
+    #[cold]
+    pub(crate) fn condemn(&mut self) {
+        self.born = u64::MAX;
+    }
+
+    pub(crate) fn set_mode(&mut self, mode: WaitMode) {
+        self.mode = mode;
+    }
+
+    pub(crate) fn set_outlives_peer(&mut self, outlives: bool) {
+        self.outlives_peer = outlives;
+    }
+
+    pub(crate) fn canceller(&self) -> Canceller {
+        Canceller {
+            flag: Arc::clone(&self.cancelled),
+            control: self.control.clone(),
+            sleep: self.words.own_sleep,
+        }
+    }
+
+    pub(crate) fn peer(&self) -> PeerState {
+        self.link.peer_state()
+    }
+
+    pub(crate) fn peer_changed(&mut self) -> Option<PeerChange> {
+        let new_epoch = self.link.peer_epoch();
+        let old_epoch = core::mem::replace(&mut self.epoch, new_epoch);
+        (old_epoch != new_epoch).then_some(PeerChange {
+            old_epoch,
+            new_epoch,
+        })
+    }
+
+    /// Wakes the peer if it sleeps (R2 to R5); called behind each publication.
+    #[inline]
+    pub(crate) fn announce(&mut self) {
+        if self.fences {
+            fence(SeqCst); // edge `doze`
+        } else {
+            compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
+        }
+        if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
+            self.ring();
+        }
+    }
+
+    #[cold]
+    fn ring(&mut self) {
+        let word = self.control.word32(self.words.peer_sleep);
+        if word.swap(0, Relaxed) != 0 {
+            #[cfg(test)]
+            crate::view::steps::stored();
+            // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
+            _ = futex::wake(word, 1);
+            self.stats.wakes();
+        }
+    }
+
+    /// Passes some time of `wait`; the caller looks again after `Ok`.
+    ///
+    /// Every reason to give up, a cancellation too, is answered one look later, so what was
+    /// published before the peer died, or before the deadline, is not missed.
+    pub(crate) fn wait(&mut self, wait: &mut Wait) -> Result<(), End> {
+        if let Some(end) = wait.end {
+            return Err(end);
+        }
+        match wait.phase {
+            Phase::Spinning if self.mode != WaitMode::Block => self.spin(wait),
+            Phase::Spinning | Phase::Announcing => self.lie_down(wait),
+            Phase::Announced { refused } => self.sleep(wait, refused),
+        }
+        Ok(())
+    }
+
+    /// Ends `wait`: takes back what was announced.
+    #[inline]
+    pub(crate) fn settle(&self, wait: &Wait) {
+        if wait.announced {
+            self.control.word32(self.words.own_sleep).store(0, Relaxed);
+        }
+    }
+
+    fn spin(&self, wait: &mut Wait) {
+        core::hint::spin_loop();
+        wait.turns = wait.turns.wrapping_add(1);
+        if !wait.turns.is_multiple_of(TURNS_PER_LOOK) {
+            return;
+        }
+        let now = Instant::now();
+        let start = *wait.start.get_or_insert(now);
+        if self.gave_up(wait, now) {
+            return;
+        }
+        if self.mode == WaitMode::Spin || now.duration_since(start) < SPIN_BUDGET {
+            return self.ask_now_and_then(wait, now);
+        }
+        match self.mode {
+            WaitMode::Adaptive | WaitMode::Block => wait.phase = Phase::Announcing,
+            WaitMode::Spin | WaitMode::Yield => {
+                std::thread::yield_now();
+                // The clock is read after each look from here on: a look may take a time slice.
+                wait.turns = TURNS_PER_LOOK - 1;
+                self.ask_now_and_then(wait, now);
+            }
+        }
+    }
+
+    /// S1 and S2.
+    fn lie_down(&mut self, wait: &mut Wait) {
+        if self.known != PeerState::Alive {
+            self.ask(wait);
+            if wait.end.is_some() {
+                return;
+            }
+        }
+        wait.announced = true;
+        self.control.word32(self.words.own_sleep).store(1, Relaxed);
+        #[cfg(test)]
+        crate::view::steps::stored();
+        fence(SeqCst); // edges `doze`, `cancel`
+        let peer_unfenced = self.control.load64(self.words.peer_unfenced, Relaxed) != 0;
+        let refused = peer_unfenced && membarrier::barrier().is_err();
+        wait.phase = Phase::Announced { refused };
+        if self.cancelled.load(Relaxed) {
+            wait.end = Some(End::Cancelled);
+        }
+    }
+
+    /// S4 and what follows.
+    fn sleep(&mut self, wait: &mut Wait, refused: bool) {
+        let mut slice = if refused { SLICE_REFUSED } else { SLICE };
+        if let Some(deadline) = wait.deadline {
+            slice = slice.min(deadline.saturating_duration_since(Instant::now()));
+        }
+        if !slice.is_zero() {
+            self.stats.sleeps();
+        }
+        let word = self.control.word32(self.words.own_sleep);
+        let result = if slice.is_zero() {
+            Ok(())
+        } else {
+            futex::wait(word, 1, slice)
+        };
+        if self.gave_up(wait, Instant::now()) {
+            return;
+        }
+        match result {
+            Ok(()) | Err(Errno::EAGAIN) => {
+                wait.phase = Phase::Spinning;
+                wait.start = None;
+            }
+            Err(Errno::EINTR) => wait.phase = Phase::Announcing,
+            Err(errno) => {
+                if errno != Errno::ETIMEDOUT {
+                    // No futex here (a seccomp filter, say): pass the slice some other way.
+                    std::thread::sleep(slice.min(SLICE_REFUSED));
+                }
+                wait.phase = Phase::Announcing;
+                self.ask(wait);
+            }
+        }
+    }
+
+    /// Looks at the flag, the deadline and the segment's own end.
+    fn gave_up(&self, wait: &mut Wait, now: Instant) -> bool {
+        wait.end = if self.cancelled.load(Relaxed) {
+            Some(End::Cancelled)
+        } else if wait.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(End::TimedOut)
+        } else {
+            None
+        };
+        wait.end.is_some()
+    }
+
+    /// A spinning wait asks for the peer once per slice, not at its start.
+    fn ask_now_and_then(&self, wait: &mut Wait, now: Instant) {
+        let asked = *wait.asked.get_or_insert(now);
+        if now.duration_since(asked) >= SLICE {
+            wait.asked = Some(now);
+            wait.end = self.verdict(self.link.peer_state());
+        }
+    }
+
+    fn ask(&mut self, wait: &mut Wait) {
+        self.known = self.link.peer_state();
+        wait.end = self.verdict(self.known);
+    }
+
+    /// What the state of the peer means for a wait that found nothing.
+    fn verdict(&self, state: PeerState) -> Option<End> {
+        if self.link.superseded() {
+            return Some(End::Superseded);
+        }
+        match state {
+            PeerState::Closed if !self.outlives_peer => Some(End::Closed),
+            PeerState::Dead if !self.outlives_peer => Some(End::PeerDied),
+            _ => None,
+        }
+    }
+
+    /// For the non-blocking calls that found nothing: asks about the peer once per slice.
+    ///
+    /// The caller must look once more before it believes the answer.
+    #[inline]
+    pub(crate) fn tried_in_vain(&mut self) -> Option<End> {
+        self.tries = self.tries.wrapping_add(1);
+        if !self.tries.is_multiple_of(TRIES_PER_LOOK) {
+            return None;
+        }
+        self.ask_after_tries()
+    }
+
+    #[cold]
+    fn ask_after_tries(&mut self) -> Option<End> {
+        let now = futex::monotonic_nanos_coarse();
+        if now.wrapping_sub(self.asked_nanos) < SLICE.as_nanos() as u64 {
+            return None;
+        }
+        self.asked_nanos = now;
+        self.stats.active();
+        self.verdict(self.link.peer_state())
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("mode", &self.mode)
+            .field("fences", &self.fences)
+            .finish()
+    }
+}

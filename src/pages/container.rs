@@ -23,7 +23,11 @@ const FIRST_NAMESPACES: [(&str, &str); 4] = [
 
 /// What made the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum ContainerKind {
     /// Docker, or another runtime that marks itself so.
@@ -86,9 +90,7 @@ impl Signals {
             let link = std::fs::read_link(Path::new("/proc/self/ns").join(name));
             link.is_ok_and(|link| link == Path::new(first))
         };
-        let first_process = |name: &str| {
-            text::read_optional(Path::new(name)).unwrap_or_default()
-        };
+        let first_process = |name: &str| text::read_optional(Path::new(name)).unwrap_or_default();
         let mut cgroups = first_process("/proc/self/cgroup");
         cgroups.push(b'\n');
         cgroups.extend(first_process("/proc/1/cgroup"));
@@ -113,18 +115,23 @@ impl Signals {
 
 /// The runtime that a cgroup path speaks of, with the word that gave it away.
 fn parse_runtime(cgroups: &[u8]) -> Option<(ContainerKind, &'static str)> {
-    const WORDS: [(&str, ContainerKind); 7] = [
+    const WORDS: [(&str, ContainerKind); 8] = [
         ("kubepods", ContainerKind::Kubernetes),
         ("libpod-", ContainerKind::Podman),
         ("docker-", ContainerKind::Docker),
         ("/docker/", ContainerKind::Docker),
         ("crio-", ContainerKind::Podman),
-        ("/lxc", ContainerKind::Other),
+        ("/lxc/", ContainerKind::Other),
+        ("lxc.payload", ContainerKind::Other),
         ("machine.slice/machine-", ContainerKind::Other),
     ];
     WORDS.into_iter().find_map(|(word, kind)| {
         parse_memberships(cgroups)
-            .any(|line| line.path.windows(word.len()).any(|part| part == word.as_bytes()))
+            .any(|line| {
+                line.path
+                    .windows(word.len())
+                    .any(|part| part == word.as_bytes())
+            })
             .then_some((kind, word))
     })
 }
@@ -133,7 +140,10 @@ fn decide(signals: &Signals) -> Option<Container> {
     let mut found = Vec::new();
     let mut note = |kind, text: String| found.push((kind, text));
     if signals.kubernetes_variable {
-        note(ContainerKind::Kubernetes, "KUBERNETES_SERVICE_HOST is set".to_owned());
+        note(
+            ContainerKind::Kubernetes,
+            "KUBERNETES_SERVICE_HOST is set".to_owned(),
+        );
     }
     if let Some((kind, word)) = parse_runtime(&signals.cgroups) {
         note(kind, format!("cgroup path with {word:?}"));
@@ -144,12 +154,18 @@ fn decide(signals: &Signals) -> Option<Container> {
             note(ContainerKind::Kubernetes, text);
         }
         if signals.podman_file {
-            note(ContainerKind::Podman, "/run/.containerenv exists".to_owned());
+            note(
+                ContainerKind::Podman,
+                "/run/.containerenv exists".to_owned(),
+            );
         }
         if signals.docker_file {
             note(ContainerKind::Docker, "/.dockerenv exists".to_owned());
         }
-        if let Some(value) = signals.container_variable.as_deref().filter(|value| !value.is_empty())
+        if let Some(value) = signals
+            .container_variable
+            .as_deref()
+            .filter(|value| !value.is_empty())
         {
             let kind = match value {
                 "docker" => ContainerKind::Docker,
@@ -166,9 +182,15 @@ fn decide(signals: &Signals) -> Option<Container> {
         ContainerKind::Docker,
         ContainerKind::Other,
     ];
-    let kind = order.into_iter().find(|kind| found.iter().any(|(found, _)| found == kind))?;
+    let kind = order
+        .into_iter()
+        .find(|kind| found.iter().any(|(found, _)| found == kind))?;
     let signals_found = found.into_iter().map(|(_, text)| text).collect();
-    Some(Container { kind, signals: signals_found, may_resize: signals.may_resize })
+    Some(Container {
+        kind,
+        signals: signals_found,
+        may_resize: signals.may_resize,
+    })
 }
 
 /// The container this process runs in, as far as it can be told; `None` on a machine of its own.
@@ -186,11 +208,21 @@ mod tests {
 
     #[test]
     fn each_runtime_is_known_by_its_signals() {
-        let docker = Signals { docker_file: true, ..Signals::default() };
+        let docker = Signals {
+            docker_file: true,
+            ..Signals::default()
+        };
         assert_eq!(kind(&docker), Some(ContainerKind::Docker));
-        let podman = Signals { podman_file: true, ..Signals::default() };
+        let podman = Signals {
+            podman_file: true,
+            ..Signals::default()
+        };
         assert_eq!(kind(&podman), Some(ContainerKind::Podman));
-        let pod = Signals { kubernetes_variable: true, docker_file: true, ..Signals::default() };
+        let pod = Signals {
+            kubernetes_variable: true,
+            docker_file: true,
+            ..Signals::default()
+        };
         assert_eq!(kind(&pod), Some(ContainerKind::Kubernetes));
         assert_eq!(decide(&pod).expect("a pod").signals.len(), 2);
         let nspawn = Signals {
@@ -222,10 +254,21 @@ mod tests {
         let pod = b"0::/kubepods.slice/kubepods-burstable.slice/cri-containerd-1.scope";
         assert_eq!(runtime(pod), Some(ContainerKind::Kubernetes));
         assert_eq!(runtime(b"4:memory:/docker/1"), Some(ContainerKind::Docker));
-        assert_eq!(runtime(b"0::/system.slice/docker-1.scope"), Some(ContainerKind::Docker));
-        assert_eq!(runtime(b"0::/machine.slice/libpod-1.scope"), Some(ContainerKind::Podman));
+        assert_eq!(
+            runtime(b"0::/system.slice/docker-1.scope"),
+            Some(ContainerKind::Docker)
+        );
+        assert_eq!(
+            runtime(b"0::/machine.slice/libpod-1.scope"),
+            Some(ContainerKind::Podman)
+        );
         assert_eq!(runtime(b"0::/lxc/box"), Some(ContainerKind::Other));
-        for none in [&b""[..], b"0::/", b"0::/user.slice", b"0::/system.slice/docker.service"] {
+        for none in [
+            &b""[..],
+            b"0::/",
+            b"0::/user.slice",
+            b"0::/system.slice/docker.service",
+        ] {
             assert_eq!(runtime(none), None, "{}", none.escape_ascii());
         }
     }

@@ -59,9 +59,18 @@ pub struct MountLimit {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} pages", self.path.display(), self.page_size)?;
-        write!(f, ", mode {:04o}, owner {}:{}", self.mode, self.uid, self.gid)?;
+        write!(
+            f,
+            ", mode {:04o}, owner {}:{}",
+            self.mode, self.uid, self.gid
+        )?;
         if let Some(limit) = self.limit {
-            write!(f, ", {} of {} free", format_bytes(limit.free), format_bytes(limit.bytes))?;
+            write!(
+                f,
+                ", {} of {} free",
+                format_bytes(limit.free),
+                format_bytes(limit.bytes)
+            )?;
         }
         match (self.read_only, self.writable) {
             (true, _) => write!(f, ", read-only)"),
@@ -105,7 +114,9 @@ impl MountLine<'_> {
     /// Whether `option` stands among the options of the mount or of the file system.
     pub(crate) fn has_option(&self, option: &str) -> bool {
         let among = |options: &[u8]| {
-            options.split(|&byte| byte == b',').any(|word| word == option.as_bytes())
+            options
+                .split(|&byte| byte == b',')
+                .any(|word| word == option.as_bytes())
         };
         among(self.options) || among(self.super_options)
     }
@@ -132,7 +143,13 @@ pub(crate) fn parse_mount_table(table: &[u8]) -> impl Iterator<Item = MountLine<
         words.by_ref().find(|&word| word == b"-")?;
         let file_system = words.next()?;
         let super_options = words.nth(1)?;
-        Some(MountLine { root, mount_point, options, file_system, super_options })
+        Some(MountLine {
+            root,
+            mount_point,
+            options,
+            file_system,
+            super_options,
+        })
     })
 }
 
@@ -150,7 +167,10 @@ fn limit_of(facts: &sys::FolderFacts) -> Option<MountLimit> {
     }
     Some(MountLimit {
         bytes: facts.blocks.checked_mul(facts.block_size)?,
-        free: facts.blocks_free.min(facts.blocks).saturating_mul(facts.block_size),
+        free: facts
+            .blocks_free
+            .min(facts.blocks)
+            .saturating_mul(facts.block_size),
     })
 }
 
@@ -252,19 +272,32 @@ mod tests {
         table.extend(GOOD);
         table.push(b'\n');
         assert_eq!(parse_mount_table(&table).count(), 2);
-        assert_eq!(parse_mount_table(&table).last(), parse_mount_table(GOOD).next());
+        assert_eq!(
+            parse_mount_table(&table).last(),
+            parse_mount_table(GOOD).next()
+        );
     }
 
     #[test]
     fn truncated_and_senseless_lines_are_left_out() {
-        let last = GOOD.iter().rposition(|&byte| byte == b' ').expect("there are blanks");
+        let last = GOOD
+            .iter()
+            .rposition(|&byte| byte == b' ')
+            .expect("there are blanks");
         for end in 0..=last {
             let line = parse_mount_table(&GOOD[..end]).next();
-            assert!(line.is_none(), "understood {:?}", GOOD[..end].escape_ascii().to_string());
+            assert!(
+                line.is_none(),
+                "understood {:?}",
+                GOOD[..end].escape_ascii().to_string()
+            );
         }
         assert_eq!(parse_mount_table(b"\n\n - - - \n\xff\xfe\n").count(), 0);
         let odd = parse_mount_table(b"1 2 3 / /\xff\xfe rw - hugetlbfs none rw").next();
-        assert_eq!(odd.expect("any byte").path().as_os_str().as_encoded_bytes(), b"/\xff\xfe");
+        assert_eq!(
+            odd.expect("any byte").path().as_os_str().as_encoded_bytes(),
+            b"/\xff\xfe"
+        );
     }
 
     #[test]

@@ -490,8 +490,11 @@ fn refuse_file(step: &Step, shown: &str, dir: BorrowedFd<'_>, errno: Errno) -> R
             (RefusalCode::MountNotWritable, shown.to_owned())
         }
         Errno::ENOSPC | Errno::EDQUOT => {
-            let left = numbers::files_left(dir).map_or("unknown".to_owned(), |n| n.to_string());
-            (RefusalCode::MountQuota, format!("{shown} has room for {left} more files"))
+            let numbers = match numbers::files_left(dir) {
+                Some(left) => format!("{shown} has room for {left} more files"),
+                None => format!("{shown} takes no more files"),
+            };
+            (RefusalCode::MountQuota, numbers)
         }
         Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT => {
             (RefusalCode::KernelTooOld, format!("{shown} has no unnamed files"))

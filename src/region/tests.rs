@@ -38,12 +38,12 @@ impl<'a> Ask<'a> {
         }
     }
 
-    fn create(&self) -> Result<Created> {
+    fn create(&self) -> Result<Made> {
         self.create_announced(&mut |_| Ok(()))
     }
 
-    fn create_announced(&self, before: &mut dyn FnMut(&Taking) -> Result<()>) -> Result<Created> {
-        create(CreateRequest {
+    fn create_announced(&self, before: &mut dyn FnMut(&Taking) -> Result<()>) -> Result<Made> {
+        let created = create(CreateRequest {
             length: self.length,
             pages: &self.pages,
             backings: self.backings,
@@ -56,17 +56,36 @@ impl<'a> Ask<'a> {
             progress: None,
             before_take: before,
             name: "test",
-        })
+        });
+        created.map(|created| Made(Some(created)))
     }
 }
 
-fn failed(outcome: Result<Created>) -> Error {
-    match outcome {
-        Ok(created) => {
-            let report = created.backing.to_string();
+/// What a test made; discarded even where the test fails, for System V segments outlive it.
+struct Made(Option<Created>);
+
+impl Made {
+    fn discard(self) {}
+}
+
+impl std::ops::Deref for Made {
+    type Target = Created;
+    fn deref(&self) -> &Created {
+        self.0.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(created) = self.0.take() {
             created.discard();
-            panic!("it was created: {report}");
         }
+    }
+}
+
+fn failed(outcome: Result<Made>) -> Error {
+    match outcome {
+        Ok(created) => panic!("it was created: {}", created.backing),
         Err(error) => error,
     }
 }
@@ -196,7 +215,7 @@ fn a_mount_quota_is_named_with_its_numbers_and_the_ladder_goes_on() {
 #[test]
 fn a_mount_without_room_for_a_file_is_a_quota() {
     let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
-    let Some(mount) = OwnMount::new(SIZE_2M, "nr_inodes=1") else { return };
+    let Some(mount) = OwnMount::new(SIZE_2M, "nr_inodes=1,size=4M") else { return };
     let path = mount.path();
     let mut ask = Ask::new(1, "2M", &[BackingKind::Hugetlbfs]);
     ask.mount = Some(&path);
@@ -336,7 +355,7 @@ fn a_sysv_segment_is_found_by_the_key_announced_and_opened_by_id() {
     assert_eq!(sysv::find(key), Ok(id));
     let seen = sysv::facts(id).unwrap();
     assert_eq!((seen.key, seen.length, seen.mode), (key, 4 * M, 0o640));
-    assert_eq!((seen.attached, seen.huge, seen.removed), (1, true, false));
+    assert_eq!((seen.attached, seen.removed), (1, false));
     assert_eq!(map_sysv(id, 4 * M + 1, true).unwrap_err().kind(), ErrorKind::Corrupt);
     let opened = map_sysv(id, 3 * M, false).unwrap();
     assert_eq!((opened.len() as u64, opened.page_size()), (4 * M, SIZE_2M));

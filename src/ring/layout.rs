@@ -1,0 +1,83 @@
+//! The bytes of a ring: where its control words lie and how a record header is built.
+//!
+//! Constants and masks only; no loops, no access. The version of this layout is
+//! the segment's. All words are little-endian; a ring of zero bytes is an empty
+//! ring.
+//!
+//! # Layout
+//!
+//! Control words, 512 bytes, aligned to 128:
+//!
+//! | offset | bytes | word | written by |
+//! |---|---|---|---|
+//! | 0 | 8 | reserved (position hint), written as zero | producer |
+//! | 8 | 8 | producer unfenced: 1 = it leaves its fences to the sleeper's barrier | producer, at attach |
+//! | 128 | 8 | released: all before this position is delivered | consumer |
+//! | 136 | 8 | consumer unfenced | consumer, at attach |
+//! | 256 | 4 | consumer sleep: 1 = asleep, or about to be | consumer; exchanged with 0 by the producer |
+//! | 384 | 4 | producer sleep | producer; exchanged with 0 by the consumer |
+//!
+//! Payload of a typed ring: `capacity` slots of `stride` bytes.
+//!
+//! | offset in slot | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | stamp: position + 1 of the message in it, 0 = none |
+//! | 8 | stride - 8 | the message, zero or more bytes unused behind it |
+//!
+//! Payload of a record ring: `capacity` bytes, records back to back, each 8-aligned.
+//!
+//! | offset in record | bytes | |
+//! |---|---|---|
+//! | 0 | 8 | header word, 0 = nothing committed here |
+//! | 8 | user header length | user header, a multiple of 8 |
+//! | next multiple of `payload_align`, counted in the ring | length | payload, padded to 8 |
+//!
+//! Header word: bit 63 committed, bit 62 padding, bit 61 extended header
+//! (reserved), bits 48-60 zero, bits 0-47 length of the payload. A padding
+//! record has no payload of meaning; its length is what is left of the ring
+//! behind its header word.
+
+/// Reserved for a hint of the producer's position.
+pub(crate) const PRODUCER_HINT: usize = 0;
+/// Whether the producer leaves its fences to the sleeper.
+pub(crate) const PRODUCER_UNFENCED: usize = 8;
+/// The consumer's released position.
+pub(crate) const RELEASED: usize = 128;
+/// Whether the consumer leaves its fences to the sleeper.
+pub(crate) const CONSUMER_UNFENCED: usize = 136;
+/// The consumer's sleep word.
+pub(crate) const CONSUMER_SLEEP: usize = 256;
+/// The producer's sleep word.
+pub(crate) const PRODUCER_SLEEP: usize = 384;
+/// The length of the control words.
+pub(crate) const CONTROL_LEN: usize = 512;
+/// The alignment of the control words and, at least, of the payload.
+pub(crate) const CONTROL_ALIGN: usize = 128;
+
+const _: () = {
+    assert!(PRODUCER_HINT == 0 && PRODUCER_UNFENCED == 8);
+    assert!(RELEASED == CONTROL_ALIGN && CONSUMER_UNFENCED == RELEASED + 8);
+    assert!(CONSUMER_SLEEP == 2 * CONTROL_ALIGN && PRODUCER_SLEEP == 3 * CONTROL_ALIGN);
+    assert!(CONTROL_LEN == 4 * CONTROL_ALIGN);
+};
+
+/// The length of a slot's stamp and of a record's header word.
+pub(crate) const WORD_LEN: usize = 8;
+
+/// The record is there.
+pub(crate) const COMMITTED: u64 = 1 << 63;
+/// The record fills the ring's end and carries nothing.
+pub(crate) const PADDING: u64 = 1 << 62;
+/// Reserved: more header follows.
+pub(crate) const EXTENDED: u64 = 1 << 61;
+/// The bits that hold the payload's length.
+pub(crate) const LENGTH_MASK: u64 = (1 << 48) - 1;
+const _: () = assert!(LENGTH_MASK & (COMMITTED | PADDING | EXTENDED) == 0);
+
+/// The largest capacity of a ring, in slots or in bytes.
+pub(crate) const CAPACITY_MAX: u64 = 1 << 47;
+/// No position is ever beyond this: at one message per picosecond it is 53 days away, at one
+/// per nanosecond 146 years.
+pub(crate) const POSITION_MAX: u64 = 1 << 62;
+/// The largest alignment of payloads, and the largest user header, in bytes.
+pub(crate) const PAYLOAD_ALIGN_MAX: u64 = 4096;

@@ -1,0 +1,564 @@
+//! Attaching: from a name to a checked mapping that is known to be in use.
+//!
+//! # Protocol
+//!
+//! * A1 read the control file; it names an identity and where its bytes are
+//! * A2 open the bytes; owner, file system and inode must be what A1 promised
+//! * A3 take a shared lock on the data file; whoever collects needs it exclusively
+//! * A4 if the file has lost its name meanwhile, start again at A1
+//! * A5 map; check the header on a private copy, with the identity of A1
+//! * A6 (writers) open the claims file, take its life byte shared and one
+//!   attachment number exclusively; write who we are into its slot
+//!
+//! Nobody waits for anybody: between A1 and A4 the name may be removed or
+//! replaced, then A1 is taken again. The number of turns is bounded.
+//!
+//! # Failure
+//!
+//! * We die anywhere: the kernel drops the locks, and with the last of them the
+//!   segment can be collected. The attachment slot keeps its text; its lock
+//!   byte says that nobody is there.
+//! * The control file lies: A2 and A5 compare everything it says with the kernel
+//!   and with the header; a difference is an error and nothing is touched.
+#![expect(unsafe_code, reason = "a mapping together with its locks is memory as well")]
+
+use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
+use crate::region::{self, Backing, FileFacts, Mapping};
+use crate::segment::control::{ClaimsText, Control};
+use crate::segment::directory::Directory;
+use crate::segment::domain::Domain;
+use crate::segment::folder::Folder;
+use crate::segment::layout::{
+    AttachmentRaw, ENDPOINT_CLOSED, ENDPOINT_OPEN, HEADER_BYTES, Header, HeaderRaw, LOCK_LIFE,
+    Unreadable, attachment_lock,
+};
+use crate::segment::names::{self, Identity};
+use crate::segment::{handover, life};
+use crate::sys::locks::{self, Mode};
+use crate::sys::process::{self, LockFd};
+use crate::sys::sysv;
+use crate::view::{Memory, View};
+use core::mem::{offset_of, size_of};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How often A1 is taken again before the name counts as restless.
+const TURNS: u32 = 1000;
+
+/// A mapping and the locks that say it is in use.
+///
+/// Invariant: the mapping is dropped before the locks (order of the fields).
+pub(crate) struct Held {
+    mapping: Mapping,
+    pub(crate) data: Option<LockFd>,
+    pub(crate) claims: Option<LockFd>,
+}
+
+impl Held {
+    pub(crate) fn new(mapping: Mapping, data: Option<LockFd>, claims: Option<LockFd>) -> Self {
+        Self { mapping, data, claims }
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+// SAFETY: all three answers are those of `Mapping`, which keeps this contract itself and lives
+// exactly as long as this value.
+unsafe impl Memory for Held {
+    fn base(&self) -> NonNull<u8> {
+        self.mapping.base()
+    }
+
+    fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    fn writable(&self) -> bool {
+        self.mapping.writable()
+    }
+}
+
+/// An attached segment; shared by its handles and endpoints.
+pub(crate) struct Attached {
+    pub(crate) view: View,
+    pub(crate) held: Arc<Held>,
+    pub(crate) header: Header,
+    pub(crate) directory: Directory,
+    pub(crate) domain: Domain,
+    pub(crate) name: String,
+    pub(crate) identity: Identity,
+    /// The slot in the attachment table; none for readers.
+    pub(crate) attachment: Option<u32>,
+    pub(crate) backing: Backing,
+    pub(crate) label: Mutex<String>,
+    pub(crate) unlink_on_drop: AtomicBool,
+    forks: u64,
+}
+
+/// What an attachment is made of, beside the mapping itself.
+pub(crate) struct Parts {
+    pub domain: Domain,
+    pub name: String,
+    pub identity: Identity,
+    pub backing: Option<Backing>,
+}
+
+impl Attached {
+    /// Steps A5 (the header) and A6 over a mapping that is held.
+    pub(crate) fn new(held: Held, parts: Parts) -> Result<Self> {
+        const OPERATION: &str = "open segment";
+        let Parts { domain, name, identity, backing } = parts;
+        let writable = held.writable();
+        let held = Arc::new(held);
+        let view = View::new(Arc::clone(&held) as Arc<dyn Memory>);
+        let header = read_header(&view, writable).map_err(|unreadable| match unreadable {
+            Unreadable::Corrupt(what) => {
+                Error::new(ErrorKind::Corrupt, OPERATION, &*name).detail(what)
+            }
+            Unreadable::Future(what) => Error::new(ErrorKind::Incompatible, OPERATION, &*name)
+                .detail(what)
+                .remedy("use the version of hugeshm that made it; list, inspect and remove work"),
+        })?;
+        if header.raw.identity != identity.0 {
+            return Err(Error::new(ErrorKind::NotOurs, OPERATION, &*name).detail(format!(
+                "its control file promises identity {identity}, it holds {}",
+                Identity(header.raw.identity)
+            )));
+        }
+        let directory = Directory::new(&view, &header).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, OPERATION, &*name).detail("its directory lies outside")
+        })?;
+        let backing = backing.unwrap_or_else(|| recorded_backing(&held.mapping, &header));
+        let attachment = match &held.claims {
+            Some(claims) => Some(take_attachment(&view, &header, claims, &name)?),
+            None => None,
+        };
+        Ok(Self {
+            view,
+            held,
+            header,
+            directory,
+            domain,
+            name,
+            identity,
+            attachment,
+            backing,
+            label: Mutex::new(default_label()),
+            unlink_on_drop: AtomicBool::new(false),
+            forks: process::generation(),
+        })
+    }
+
+    /// An error in a process that was forked off the one that attached.
+    pub(crate) fn check_fork(&self, operation: &'static str) -> Result<()> {
+        if self.forks == process::generation() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Forked, operation, &*self.name)
+            .detail("this handle was made before a fork and belongs to the parent process")
+            .remedy("open the segment anew in the child"))
+    }
+
+    /// The word that says whether the name still leads here.
+    pub(crate) fn superseded(&self) -> u64 {
+        self.view.word64(offset_of!(HeaderRaw, superseded)).load(Ordering::Acquire)
+    }
+
+    /// Whether this process may write and make claims.
+    pub(crate) fn writable(&self) -> bool {
+        self.held.claims.is_some()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if self.forks != process::generation() {
+            return;
+        }
+        if let Some(number) = self.attachment {
+            let at = attachment_at(&self.header, number);
+            self.view
+                .word32(at + offset_of!(AttachmentRaw, state))
+                .store(ENDPOINT_CLOSED, Ordering::Release);
+        }
+        if self.unlink_on_drop.load(Ordering::Relaxed) {
+            // Nobody is left to tell; what stays behind is found by collect.
+            let _ = life::remove_identity(&self.domain, &self.name, Some(self.identity));
+        }
+    }
+}
+
+/// The header on a private copy, checked.
+fn read_header(view: &View, writable: bool) -> Result<Header, Unreadable> {
+    if view.len() < HEADER_BYTES {
+        return Err(Unreadable::Corrupt("shorter than a header"));
+    }
+    // The magic is written last; behind this load everything else is there.
+    view.word64(offset_of!(HeaderRaw, magic)).load(Ordering::Acquire);
+    let mut bytes = vec![0u8; HEADER_BYTES];
+    view.read(0, &mut bytes);
+    Header::parse(&bytes, view.len() as u64, writable)
+}
+
+fn attachment_at(header: &Header, number: u32) -> usize {
+    // `Header::parse` checked that the whole table lies inside the mapping.
+    header.raw.attachments_offset as usize + number as usize * size_of::<AttachmentRaw>()
+}
+
+/// A6: one attachment number, and who we are in its slot.
+fn take_attachment(view: &View, header: &Header, claims: &LockFd, name: &str) -> Result<u32> {
+    let capacity = header.raw.attachments_capacity;
+    for number in 0..capacity {
+        let taken = locks::try_lock(claims.as_fd(), Mode::Exclusive, attachment_lock(number), 1)
+            .map_err(|errno| Error::system("attach to segment", name, errno))?;
+        if !taken {
+            continue;
+        }
+        let at = attachment_at(header, number);
+        let epoch = view.word64(at).load(Ordering::Relaxed).wrapping_add(1);
+        let slot = AttachmentRaw {
+            epoch,
+            state: ENDPOINT_OPEN,
+            flags: 0,
+            pid: std::process::id(),
+            uid: nix::unistd::geteuid().as_raw(),
+            start: process::start_time(std::process::id()).unwrap_or(0),
+            pid_namespace: process::pid_namespace().unwrap_or(0),
+            since_nanos: unix_nanos(),
+            reserved: [0; 2],
+        };
+        view.write(at + 8, &bytemuck::bytes_of(&slot)[8..]);
+        view.word64(at).store(epoch, Ordering::Release);
+        return Ok(number);
+    }
+    Err(Error::new(ErrorKind::TableFull, "attach to segment", name)
+        .detail(format!("{capacity} processes are attached, its capacity"))
+        .remedy("build the segment with a larger max_attachments"))
+}
+
+pub(crate) fn unix_nanos() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The program's name, as the kernel knows it.
+fn default_label() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim().chars().filter(char::is_ascii_graphic).collect()
+}
+
+/// The report of an opener: the page size as measured by the mapping, the rest as recorded.
+fn recorded_backing(mapping: &Mapping, header: &Header) -> Backing {
+    let nodes = header.raw.nodes[..header.raw.node_count as usize]
+        .iter()
+        .map(|node| (u32::try_from(node.node).unwrap_or(u32::MAX), node.bytes))
+        .collect();
+    Backing::recorded(mapping, header.backing, header.rung, nodes)
+}
+
+/// A control file as found under a name, with what its inode says.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub control: Control,
+    pub uid: u32,
+    pub mode: u32,
+}
+
+/// A1: the control file of a name.
+pub(crate) fn find(folder: &Folder, domain: &Domain, name: &str) -> Result<Found> {
+    const OPERATION: &str = "open segment";
+    let file = names::control_file(domain.name(), name);
+    let fd = folder.open_file(&file, false).map_err(|error| match error.errno() {
+        Some(Errno::ENOENT) => Error::new(ErrorKind::NotFound, OPERATION, name)
+            .detail(format!(
+                "there is no {file} in {} (domain {})",
+                folder.path().display(),
+                domain.name()
+            ))
+            .remedy("`hugeshm list` shows the names here; HUGESHM_DOMAIN and HUGESHM_DIR choose others"),
+        _ => error,
+    })?;
+    let facts = folder.facts(&fd, &file)?;
+    let mode = nix::sys::stat::fstat(&fd).map_or(0o600, |stat| stat.st_mode & 0o777);
+    let bytes = folder.read(fd, &file)?;
+    let control = Control::parse(&bytes).map_err(|what| {
+        Error::new(ErrorKind::Corrupt, OPERATION, name)
+            .detail(format!("its control file {file} is damaged: {what}"))
+            .remedy(format!("`hugeshm remove {name}`"))
+    })?;
+    if control.domain != domain.name() || control.name != name {
+        return Err(Error::new(ErrorKind::Corrupt, OPERATION, name).detail(format!(
+            "its control file speaks of {:?} in domain {:?}",
+            control.name, control.domain
+        )));
+    }
+    Ok(Found { control, uid: facts.uid, mode })
+}
+
+/// The opened bytes of a segment.
+pub(crate) enum Data {
+    File(LockFd, FileFacts),
+    Sysv(i32, sysv::Facts),
+}
+
+/// A2: the bytes that a control file names, if they are what it says.
+pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<Data> {
+    const OPERATION: &str = "open segment";
+    let control = &found.control;
+    let gone = |where_: String| {
+        Error::new(ErrorKind::NotFound, OPERATION, &*control.name)
+            .detail(format!("its name is there, its bytes are gone: {where_}"))
+            .remedy(format!("`hugeshm collect`, or `hugeshm remove {}`", control.name))
+    };
+    let foreign = |what: String| {
+        Error::new(ErrorKind::NotOurs, OPERATION, &*control.name)
+            .detail(what)
+            .remedy("its control file may have been forged; nothing was touched")
+    };
+    if control.backing == BackingKind::Sysv {
+        let facts = sysv::facts(control.sysv_id).map_err(|errno| match errno {
+            Errno::EINVAL | Errno::EIDRM => gone(format!("SysV id {}", control.sysv_id)),
+            _ => Error::system(OPERATION, &*control.name, errno),
+        })?;
+        if facts.key != control.sysv_key || facts.uid != found.uid || facts.removed {
+            return Err(foreign(format!(
+                "SysV id {} has key {:#x} and owner {}, expected key {:#x} and owner {}",
+                control.sysv_id, facts.key, facts.uid, control.sysv_key, found.uid
+            )));
+        }
+        return Ok(Data::Sysv(control.sysv_id, facts));
+    }
+    let mut denied = None;
+    let mut tried = Vec::new();
+    for place in places(folder, control)? {
+        let text = place.to_string();
+        match LockFd::open(|| place.open(folder, write)) {
+            Ok(fd) => {
+                let facts = region::facts(fd.as_fd())
+                    .map_err(|errno| Error::system(OPERATION, text.clone(), errno))?;
+                let expected = (control.device, control.inode, Some(control.backing));
+                if (facts.dev, facts.ino, facts.kind) == expected && facts.uid == found.uid {
+                    return Ok(Data::File(fd, facts));
+                }
+                return Err(foreign(format!(
+                    "{text} is another file (owner {}, inode {}, file system {:#x})",
+                    facts.uid, facts.ino, facts.fs_magic
+                )));
+            }
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotOurs) {
+                    denied = Some(error);
+                }
+                tried.push(text);
+            }
+        }
+    }
+    Err(denied.unwrap_or_else(|| {
+        gone(if tried.is_empty() { "no mount leads there".into() } else { tried.join(", ") })
+    }))
+}
+
+/// One place where the bytes of a segment may be opened.
+enum Place {
+    InFolder(String),
+    Path(std::path::PathBuf),
+    Holder(crate::segment::control::Holder),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InFolder(file) => f.write_str(file),
+            Self::Path(path) => path.display().fmt(f),
+            Self::Holder(holder) => write!(f, "/proc/{}/fd/{}", holder.pid, holder.fd),
+        }
+    }
+}
+
+impl Place {
+    fn open(&self, folder: &Folder, write: bool) -> Result<std::os::fd::OwnedFd> {
+        let failed = |errno| Error::system("open data file", self.to_string(), errno);
+        match self {
+            Self::InFolder(file) => folder.open_file(file, write),
+            Self::Path(path) => region::open_file(path, write).map_err(failed),
+            Self::Holder(holder) => {
+                if process::start_time(holder.pid) != Some(holder.start) {
+                    return Err(Error::system("open data file", self.to_string(), Errno::ENOENT)
+                        .detail("that process has ended"));
+                }
+                let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+                nix::fcntl::open(
+                    self.to_string().as_str(),
+                    access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+                    nix::sys::stat::Mode::empty(),
+                )
+                .map_err(failed)
+            }
+        }
+    }
+}
+
+/// Where the bytes may be, best guess first. The file's name follows from the identity alone.
+fn places(folder: &Folder, control: &Control) -> Result<Vec<Place>> {
+    let file = names::data_file(control.identity);
+    let places = match control.backing {
+        BackingKind::Tmpfs => vec![Place::InFolder(file)],
+        BackingKind::Memfd => control.holders.iter().copied().map(Place::Holder).collect(),
+        BackingKind::Hugetlbfs => {
+            let mut paths: Vec<_> = control.folder.iter().map(|dir| dir.join(&file)).collect();
+            // Another mount namespace may see the same file system elsewhere.
+            if let Some(inside) = &control.folder_in_mount {
+                for mount in crate::pages::mounts()? {
+                    if mount.device == control.device
+                        && let Ok(rest) = inside.strip_prefix(&mount.root)
+                    {
+                        paths.push(mount.path.join(rest).join(&file));
+                    }
+                }
+            }
+            paths.dedup();
+            paths.into_iter().map(Place::Path).collect()
+        }
+        BackingKind::Sysv | BackingKind::Anonymous => Vec::new(),
+    };
+    Ok(places)
+}
+
+/// Opens a name: all of A1 to A6.
+pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
+    const OPERATION: &str = "open segment";
+    names::check_name(OPERATION, name)?;
+    let folder = domain.open_folder()?;
+    for _ in 0..TURNS {
+        let found = find(&folder, domain, name)?;
+        if let Some(held) = hold(&folder, &found, write)? {
+            let parts = Parts {
+                domain: domain.clone(),
+                name: name.to_owned(),
+                identity: found.control.identity,
+                backing: None,
+            };
+            let attached = Attached::new(held, parts)?;
+            if found.control.backing == BackingKind::Memfd && attached.writable() {
+                handover::become_holder(&folder, &attached);
+            }
+            return Ok(attached);
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100));
+    }
+    Err(Error::new(ErrorKind::TimedOut, OPERATION, name)
+        .detail("the name is being replaced or removed over and over"))
+}
+
+/// A2 to A5 without the header: the mapping and its locks, or `None` if the segment is going.
+pub(crate) fn hold(folder: &Folder, found: &Found, write: bool) -> Result<Option<Held>> {
+    const OPERATION: &str = "open segment";
+    let control = &found.control;
+    let failed = |errno| Error::system(OPERATION, &*control.name, errno);
+    let same_name = || -> Result<bool> {
+        let domain = Domain::in_folder(&*control.domain, folder.path())?;
+        match find(folder, &domain, &control.name) {
+            Ok(now) => Ok(now.control.identity == control.identity),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    let data = match open_data(folder, found, write) {
+        Ok(data) => data,
+        // Gone between A1 and A2 because the name went, too: look again.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return if same_name()? { Err(error) } else { Ok(None) };
+        }
+        Err(error) => return Err(error),
+    };
+    let claims = if write {
+        match open_claims(folder, control.identity) {
+            Ok(Some(claims)) => Some(claims),
+            Ok(None) if same_name()? => {
+                return Err(Error::new(ErrorKind::Corrupt, OPERATION, &*control.name)
+                    .detail("its claims file is gone, so nobody can attach to write")
+                    .remedy("open it read-only, or replace it"));
+            }
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    } else {
+        None
+    };
+    let (data, mapping) = match data {
+        Data::Sysv(id, _) => {
+            let mapping = region::map_sysv(id, control.length, write)?;
+            (None, mapping)
+        }
+        Data::File(fd, facts) => {
+            if !locks::try_lock(fd.as_fd(), Mode::Shared, 0, 1).map_err(failed)? {
+                return Ok(None); // somebody is collecting it
+            }
+            // A4: memfds have no name; the others must still have theirs.
+            let links = nix::sys::stat::fstat(fd.as_fd()).map_err(failed)?.st_nlink;
+            if links == 0 && facts.kind != Some(BackingKind::Memfd) {
+                return Ok(None);
+            }
+            let mapping =
+                region::map_file(fd.as_fd(), control.length, write, control.page_size, true)?;
+            (Some(fd), mapping)
+        }
+    };
+    if mapping.len() as u64 != control.length {
+        return Err(Error::new(ErrorKind::Corrupt, OPERATION, &*control.name).detail(format!(
+            "its control file promises {} bytes, {} are there",
+            control.length,
+            mapping.len()
+        )));
+    }
+    if control.backing == BackingKind::Sysv && !same_name()? {
+        return Ok(None);
+    }
+    Ok(Some(Held::new(mapping, data, claims)))
+}
+
+/// Opens the claims of an identity and takes the life byte; `None` if they are gone or going.
+fn open_claims(folder: &Folder, identity: Identity) -> Result<Option<LockFd>> {
+    let file = names::claims_file(identity);
+    let claims = match LockFd::open(|| folder.open_file(&file, true)) {
+        Ok(claims) => claims,
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
+        Err(error) => {
+            return Err(match error.kind() {
+                ErrorKind::PermissionDenied => error
+                    .detail("this user may not write to the segment")
+                    .remedy("open it read-only, or ask its owner for a mode that lets you write"),
+                _ => error,
+            });
+        }
+    };
+    let failed = |errno| Error::system("open segment", file.clone(), errno);
+    if !locks::try_lock(claims.as_fd(), Mode::Shared, LOCK_LIFE, 1).map_err(failed)? {
+        return Ok(None);
+    }
+    let named = folder.facts(claims.as_fd(), &file)?.links > 0;
+    Ok(named.then_some(claims))
+}
+
+/// The intents recorded in a claims file, where it can be read and understood.
+pub(crate) fn read_claims(folder: &Folder, identity: Identity) -> Option<ClaimsText> {
+    let file = names::claims_file(identity);
+    let fd = folder.open_file(&file, false).ok()?;
+    let text = ClaimsText::parse(&folder.read(fd, &file).ok()?).ok()?;
+    (text.identity == identity).then_some(text)
+}
+
+/// What the header records of the rung, for creators.
+pub(crate) fn rung_page(rung: Rung) -> u64 {
+    match rung {
+        Rung::Huge(size) => size.bytes(),
+        Rung::Base | Rung::Thp => 0,
+    }
+}

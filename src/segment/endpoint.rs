@@ -1,0 +1,313 @@
+//! Endpoints: who may push, who may pop, and whether the other one lives.
+//!
+//! An endpoint is a place in an object's endpoint table. It belongs to whoever
+//! holds its lock byte of the claims file, on a description of his own; the
+//! kernel gives the byte back when that process dies. The claim line says who
+//! it is and in what state he left it; it is written only under the lock, and
+//! believed only together with it.
+//!
+//! # Protocol
+//!
+//! * E1 take the lock byte; if somebody has it, the place is taken
+//! * E2 write pid, start time and label, then state = open, then epoch + 1
+//! * E3 work (each kind of object recovers what a dead predecessor left)
+//! * E4 state = closed; then the descriptor, and with it the lock
+//!
+//! # Who lives
+//!
+//! The lock is asked first and the state read afterwards. Free and closed means
+//! that E4 was reached; free and open, that the owner died between E2 and E4.
+//! A new owner may come between the two looks, so "died" is said only when
+//! the lock is still free and the epoch unchanged on a second look.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::peer::PeerState;
+use crate::segment::attach::{Attached, unix_nanos};
+use crate::segment::layout::{
+    ENDPOINT_BYTES, ENDPOINT_CLOSED, ENDPOINT_NEVER, ENDPOINT_OPEN, EndpointRaw, Entry,
+    STATS_OFFSET, endpoint_lock, field_of, text_of,
+};
+use crate::segment::stats::{LINE_LEN, Stats, StatsWriter};
+use crate::sys::locks::{self, Mode};
+use crate::sys::process::{self, LockFd};
+use crate::view::View;
+use crate::wait::Link;
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// Which side of an object an endpoint is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Role {
+    /// It writes messages.
+    Producer,
+    /// It reads them.
+    Consumer,
+}
+
+impl Role {
+    pub(crate) const fn code(self) -> u32 {
+        match self {
+            Self::Producer => 0,
+            Self::Consumer => 1,
+        }
+    }
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Producer => Self::Consumer,
+            Self::Consumer => Self::Producer,
+        }
+    }
+}
+
+impl core::fmt::Display for Role {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.pad(match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+        })
+    }
+}
+
+/// What stands in a claim line, and what the kernel says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct EndpointInfo {
+    /// Producer or consumer.
+    pub role: Role,
+    /// The place among those of its role, from 0.
+    pub slot: u32,
+    /// Whether somebody is there; [`PeerState::Unknown`] for those who may only read.
+    pub state: PeerState,
+    /// How often the place has been taken.
+    pub epoch: u64,
+    /// The process that took it last, in its own pid namespace.
+    pub pid: u32,
+    /// The label it gave itself; by default its program's name.
+    pub label: String,
+    /// When it was taken, in nanoseconds since 1970.
+    pub since_nanos: u64,
+    /// What it counted.
+    pub stats: Stats,
+}
+
+/// One endpoint's place: its lock byte and its two lines.
+#[derive(Clone)]
+pub(crate) struct Place {
+    object: u32,
+    role: Role,
+    slot: u32,
+    claim: View,
+    stats: View,
+}
+
+impl Place {
+    /// The place `slot` of `role` in an object, if the object has so many.
+    pub(crate) fn new(
+        segment: &View,
+        object: u32,
+        entry: &Entry,
+        role: Role,
+        slot: u32,
+    ) -> Option<Self> {
+        let (before, count) = match role {
+            Role::Producer => (0, entry.raw.producers),
+            Role::Consumer => (entry.raw.producers, entry.raw.consumers),
+        };
+        if slot >= count {
+            return None;
+        }
+        let at = entry.raw.control_offset + u64::from(before + slot) * ENDPOINT_BYTES;
+        let claim = segment.window(at as usize, size_of::<EndpointRaw>())?;
+        let stats = segment.window((at + STATS_OFFSET) as usize, LINE_LEN)?;
+        Some(Self { object, role, slot, claim, stats })
+    }
+
+    fn lock_byte(&self) -> u64 {
+        endpoint_lock(self.object, self.role.code(), self.slot)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.claim.word64(offset_of!(EndpointRaw, epoch)).load(Ordering::Acquire)
+    }
+
+    fn state(&self) -> u32 {
+        self.claim.word32(offset_of!(EndpointRaw, state)).load(Ordering::Acquire)
+    }
+
+    /// Who lives, by the kernel's lock; see the module page.
+    fn look(&self, claims: Option<&LockFd>) -> PeerState {
+        let Some(claims) = claims.filter(|claims| claims.check_fork().is_ok()) else {
+            return PeerState::Unknown;
+        };
+        // A place that changes hands at each look is alive.
+        for _ in 0..16 {
+            let Ok(held) = locks::is_held(claims.as_fd(), self.lock_byte()) else {
+                return PeerState::Unknown;
+            };
+            if held {
+                return PeerState::Alive;
+            }
+            let before = (self.epoch(), self.state());
+            match before.1 {
+                ENDPOINT_NEVER => return PeerState::Never,
+                ENDPOINT_CLOSED => return PeerState::Closed,
+                _ => {}
+            }
+            match locks::is_held(claims.as_fd(), self.lock_byte()) {
+                Err(_) => return PeerState::Unknown,
+                Ok(true) => return PeerState::Alive,
+                Ok(false) if before == (self.epoch(), self.state()) => return PeerState::Dead,
+                Ok(false) => {}
+            }
+        }
+        PeerState::Alive
+    }
+
+    /// What the lines say, for reports.
+    pub(crate) fn info(&self, claims: Option<&LockFd>) -> EndpointInfo {
+        let mut bytes = [0u8; size_of::<EndpointRaw>()];
+        self.claim.read(0, &mut bytes);
+        let raw: EndpointRaw = bytemuck::pod_read_unaligned(&bytes);
+        let state = match self.look(claims) {
+            PeerState::Unknown if raw.state == ENDPOINT_NEVER => PeerState::Never,
+            PeerState::Unknown if raw.state == ENDPOINT_CLOSED => PeerState::Closed,
+            state => state,
+        };
+        EndpointInfo {
+            role: self.role,
+            slot: self.slot,
+            state,
+            epoch: raw.epoch,
+            pid: raw.pid,
+            label: text_of(&raw.label).unwrap_or_default().to_owned(),
+            since_nanos: raw.since_nanos,
+            stats: Stats::read(&self.stats),
+        }
+    }
+}
+
+/// A claimed endpoint: the right to write one side's words, and the look at the other side.
+///
+/// Dropping it gives the place back in good order, except while a panic unwinds: a program that
+/// fails half-way did not close, and its peer is told that it died.
+pub(crate) struct Endpoint {
+    segment: Arc<Attached>,
+    place: Place,
+    peer: Option<Place>,
+    epoch: u64,
+    /// Dropped last: with it goes the lock.
+    lock: LockFd,
+}
+
+impl Endpoint {
+    /// E1 and E2: takes `place`, whose opposite is `peer`.
+    pub(crate) fn claim(
+        segment: &Arc<Attached>,
+        object_name: &str,
+        place: Place,
+        peer: Option<Place>,
+    ) -> Result<Self> {
+        const OPERATION: &str = "claim endpoint of object";
+        segment.check_fork(OPERATION)?;
+        let Some(claims) = &segment.held.claims else {
+            return Err(Error::new(ErrorKind::ReadOnly, OPERATION, object_name)
+                .detail(format!("segment {:?} is open read-only", segment.name))
+                .remedy("open it with Segment::open"));
+        };
+        let failed = |errno| Error::system(OPERATION, object_name, errno);
+        let lock = claims.reopen(true).map_err(failed)?;
+        if !locks::try_lock(lock.as_fd(), Mode::Exclusive, place.lock_byte(), 1).map_err(failed)? {
+            let info = place.info(Some(claims));
+            return Err(Error::new(ErrorKind::Busy, OPERATION, object_name)
+                .detail(format!(
+                    "its {} is taken by {:?} (pid {})",
+                    place.role, info.label, info.pid
+                ))
+                .remedy("wait until it ends; a stopped process still counts as alive"));
+        }
+        let epoch = place.epoch().wrapping_add(1);
+        let label = segment.label.lock().map(|label| label.clone()).unwrap_or_default();
+        let line = EndpointRaw {
+            epoch,
+            state: ENDPOINT_OPEN,
+            flags: 0,
+            pid: std::process::id(),
+            attachment: segment.attachment.unwrap_or(u32::MAX),
+            start: process::start_time(std::process::id()).unwrap_or(0),
+            since_nanos: unix_nanos(),
+            position: 0,
+            label: field_of(&label),
+            reserved: [0; 48],
+        };
+        let bytes = bytemuck::bytes_of(&line);
+        place.claim.write(16, &bytes[16..]);
+        place
+            .claim
+            .word32(offset_of!(EndpointRaw, state))
+            .store(ENDPOINT_OPEN, Ordering::Release);
+        place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
+        Ok(Self { segment: Arc::clone(segment), place, peer, epoch, lock })
+    }
+
+    /// How often the place had been taken when we took it, ourselves included.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The owner's side of the statistics line.
+    pub(crate) fn stats(&self) -> Option<StatsWriter> {
+        StatsWriter::attach(self.place.stats.clone())
+    }
+
+    /// Records the position at which this claim goes on, for reports.
+    pub(crate) fn set_position(&self, position: u64) {
+        self.place
+            .claim
+            .word64(offset_of!(EndpointRaw, position))
+            .store(position, Ordering::Relaxed);
+    }
+
+    /// What is known of the other side.
+    pub(crate) fn peer_info(&self) -> Option<EndpointInfo> {
+        self.peer.as_ref().map(|peer| peer.info(self.segment.held.claims.as_ref()))
+    }
+}
+
+impl Link for Endpoint {
+    fn peer_state(&self) -> PeerState {
+        match &self.peer {
+            Some(peer) => peer.look(self.segment.held.claims.as_ref()),
+            None => PeerState::Unknown,
+        }
+    }
+
+    fn peer_epoch(&self) -> u64 {
+        self.peer.as_ref().map_or(0, Place::epoch)
+    }
+
+    fn superseded(&self) -> bool {
+        self.segment.superseded() != 0
+    }
+
+    fn forks(&self) -> &'static AtomicU64 {
+        &process::GENERATION
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if self.lock.check_fork().is_err() || std::thread::panicking() {
+            return;
+        }
+        self.place
+            .claim
+            .word32(offset_of!(EndpointRaw, state))
+            .store(ENDPOINT_CLOSED, Ordering::Release);
+    }
+}

@@ -1,0 +1,454 @@
+//! The end of segments: remove, supersede, collect.
+//!
+//! Nothing is ever truncated: removal takes names away (`unlink`, `IPC_RMID`),
+//! so whoever is still attached keeps intact memory and learns from the
+//! superseded word that the name is gone. The order is control file, data,
+//! claims file: the claims file says where data may lie, so a remover killed
+//! half-way leaves enough for [`collect`] to finish.
+//!
+//! [`collect`] removes what no living process holds. Proof is two kernel locks
+//! taken exclusively, on the claims file and on the data file (for SysV an
+//! attach count of zero), and both are kept until everything is gone. A data
+//! file counts as ours only by its name, its owner and its file system.
+
+use crate::error::{BackingKind, Error, ErrorKind, Result};
+use crate::region;
+use crate::segment::attach::{self, Data, Found};
+use crate::segment::control::{Control, Intent};
+use crate::segment::domain::Domain;
+use crate::segment::folder::Folder;
+use crate::segment::layout::{HeaderRaw, LOCK_LIFE, MAGIC, REMOVED};
+use crate::segment::names::{self, Identity};
+use crate::sys::locks::{self, Mode};
+use crate::sys::process::LockFd;
+use crate::sys::{file, sysv};
+use crate::view::{Memory, View};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering;
+use nix::errno::Errno;
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One thing that [`collect`] removed, or had to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Collected {
+    /// The segment's name; empty where only nameless leftovers were found.
+    pub name: String,
+    /// Its identity.
+    pub identity: Identity,
+    /// What it was: "segment", "half-built segment", "data file without a segment".
+    pub what: &'static str,
+    /// Bytes of memory that came back.
+    pub bytes: u64,
+}
+
+/// What a [`collect`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct CollectReport {
+    /// What was removed.
+    pub removed: Vec<Collected>,
+    /// How many segments are in use, or belong to somebody else, and were left alone.
+    pub kept: u64,
+    /// What should have gone and could not, each with its reason.
+    pub failed: Vec<String>,
+}
+
+fn euid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Whether this user may remove what `owner` made.
+fn may_remove(owner: u32) -> bool {
+    euid() == owner || euid() == 0
+}
+
+/// Takes a name away from its segment; with an identity, only if the name still leads to it.
+///
+/// Returns whether something was removed.
+pub(crate) fn remove_identity(
+    domain: &Domain,
+    name: &str,
+    only: Option<Identity>,
+) -> Result<bool> {
+    const OPERATION: &str = "remove segment";
+    names::check_name(OPERATION, name)?;
+    let folder = domain.open_folder()?;
+    let file = names::control_file(domain.name(), name);
+    let owner = match folder.open_file(&file, false) {
+        Ok(fd) => folder.facts(fd, &file)?.uid,
+        // Not ours to read, or not a file at all: say so, with the reason found.
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Err(_) => return attach::find(&folder, domain, name).map(|_| false),
+    };
+    if !may_remove(owner) {
+        return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, name)
+            .detail(format!("it belongs to user {owner}"))
+            .remedy(format!("remove it as user {owner} or as root")));
+    }
+    let _lock = folder.lock_name(domain.name(), name, owner)?;
+    match attach::find(&folder, domain, name) {
+        Ok(found) => {
+            if found.uid != owner || only.is_some_and(|id| id != found.control.identity) {
+                return Ok(false);
+            }
+            mark(&folder, &found, REMOVED);
+            folder.unlink(&file)?;
+            destroy(&folder, &found)?;
+            Ok(true)
+        }
+        // A damaged control file names nothing that we could trust; collect finds the rest.
+        Err(error) if error.kind() == ErrorKind::Corrupt && only.is_none() => {
+            folder.unlink(&file)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && only.is_some() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells those who are attached that the name no longer leads to them; as far as it can be reached.
+pub(crate) fn mark(folder: &Folder, found: &Found, value: u64) {
+    let Ok(data) = attach::open_data(folder, found, true) else { return };
+    let control = &found.control;
+    let mapping = match &data {
+        Data::Sysv(id, _) => region::map_sysv(*id, control.length, true),
+        Data::File(fd, _) => {
+            region::map_file(fd.as_fd(), control.length, true, control.page_size, false)
+        }
+    };
+    let Ok(mapping) = mapping else { return };
+    if mapping.len() < size_of::<HeaderRaw>() {
+        return;
+    }
+    let view = View::new(Arc::new(mapping) as Arc<dyn Memory>);
+    let mut identity = [0u8; 16];
+    view.read(offset_of!(HeaderRaw, identity), &mut identity);
+    if view.word64(0).load(Ordering::Acquire) == MAGIC && identity == control.identity.0 {
+        // The word is among the frozen ones: it means the same in every version.
+        view.word64(offset_of!(HeaderRaw, superseded)).store(value, Ordering::Release);
+    }
+}
+
+/// Removes data and claims of a segment whose control file is gone or about to go.
+pub(crate) fn destroy(folder: &Folder, found: &Found) -> Result<()> {
+    let control = &found.control;
+    match attach::open_data(folder, found, false) {
+        Ok(Data::Sysv(id, _)) => remove_sysv(id, &control.name)?,
+        Ok(Data::File(..)) => unlink_data(folder, control, found.uid)?,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {}
+        Err(error) => return Err(error),
+    }
+    folder.unlink(&names::claims_file(control.identity))
+}
+
+fn remove_sysv(id: i32, name: &str) -> Result<()> {
+    match sysv::remove(id) {
+        Ok(()) | Err(Errno::EINVAL | Errno::EIDRM) => Ok(()),
+        Err(errno) => Err(Error::system("remove SysV segment of", name, errno)),
+    }
+}
+
+fn unlink_data(folder: &Folder, control: &Control, owner: u32) -> Result<()> {
+    match control.backing {
+        BackingKind::Tmpfs => folder.unlink(&names::data_file(control.identity)),
+        BackingKind::Hugetlbfs => {
+            let mut dirs: Vec<_> = control.folder.iter().cloned().collect();
+            if let Some(inside) = &control.folder_in_mount {
+                for mount in crate::pages::mounts()? {
+                    if mount.device == control.device
+                        && let Ok(rest) = inside.strip_prefix(&mount.root)
+                    {
+                        dirs.push(mount.path.join(rest));
+                    }
+                }
+            }
+            for dir in dirs {
+                if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))? {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the data file of an identity in a folder, if it is the one meant; says whether it did.
+fn unlink_in(
+    dir: &Path,
+    identity: Identity,
+    owner: u32,
+    inode: Option<(u64, u64)>,
+) -> Result<bool> {
+    let name = names::data_file(identity);
+    let failed =
+        |errno| Error::system("remove data file", dir.join(&name).display().to_string(), errno);
+    let Ok(dir_fd) = file::open_dir(dir) else { return Ok(false) };
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    let stat = match nix::sys::stat::fstatat(&dir_fd, name.as_str(), flags) {
+        Ok(stat) => stat,
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let meant = inode.is_none_or(|inode| inode == (stat.st_dev, stat.st_ino));
+    if !regular || stat.st_uid != owner || !meant {
+        return Ok(false);
+    }
+    match file::unlink_in(dir_fd.as_fd(), &name) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// Removes every segment of the domain that no living process holds, and all half-built ones.
+pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
+    let folder = domain.open_folder()?;
+    let mut report = CollectReport::default();
+    let mut named = HashSet::new();
+    let entries = folder.entries()?;
+    for (entry_domain, name) in entries.iter().filter_map(|e| names::parse_control_file(e)) {
+        if entry_domain != domain.name() {
+            // Another domain's segments are not ours to judge, but their data is spoken for.
+            if let Ok(other) = Domain::in_folder(entry_domain, folder.path())
+                && let Ok(found) = attach::find(&folder, &other, name)
+            {
+                named.insert(found.control.identity);
+            }
+            continue;
+        }
+        match collect_named(&folder, domain, name, &mut named) {
+            Ok(Some(collected)) => report.removed.push(collected),
+            Ok(None) => report.kept += 1,
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+    collect_half_built(&folder, &mut report)?;
+    collect_strays(&folder, &named, &mut report)?;
+    Ok(report)
+}
+
+/// Locks that prove that nobody holds a segment; whoever wants it has to wait meanwhile.
+struct Proof {
+    _claims: Option<LockFd>,
+    _data: Option<LockFd>,
+}
+
+/// The exclusive locks on claims and data, or `None` if somebody holds one of them.
+fn prove_unheld(folder: &Folder, found: &Found) -> Result<Option<(Proof, u64)>> {
+    let control = &found.control;
+    let Some(claims) = lock_claims(folder, control.identity)? else { return Ok(None) };
+    let failed = |errno| Error::system("collect segment", &*control.name, errno);
+    match attach::open_data(folder, found, true) {
+        Ok(Data::Sysv(_, facts)) => Ok((facts.attached == 0)
+            .then_some((Proof { _claims: claims, _data: None }, control.length))),
+        Ok(Data::File(fd, facts)) => {
+            let free = locks::try_lock(fd.as_fd(), Mode::Exclusive, 0, 1).map_err(failed)?;
+            Ok(free.then_some((Proof { _claims: claims, _data: Some(fd) }, facts.size)))
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {
+            Ok(Some((Proof { _claims: claims, _data: None }, 0)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The exclusive life lock of an identity: `None` = held by somebody, `Some(None)` = no such file.
+fn lock_claims(folder: &Folder, identity: Identity) -> Result<Option<Option<LockFd>>> {
+    let file = names::claims_file(identity);
+    match LockFd::open(|| folder.open_file(&file, true)) {
+        Ok(fd) => {
+            let free = locks::try_lock(fd.as_fd(), Mode::Exclusive, LOCK_LIFE, 1)
+                .map_err(|errno| Error::system("collect segment", file, errno))?;
+            Ok(free.then_some(Some(fd)))
+        }
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Some(None)),
+        Err(error) => Err(error),
+    }
+}
+
+fn collect_named(
+    folder: &Folder,
+    domain: &Domain,
+    name: &str,
+    named: &mut HashSet<Identity>,
+) -> Result<Option<Collected>> {
+    let found = match attach::find(folder, domain, name) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    named.insert(found.control.identity);
+    if !may_remove(found.uid) {
+        return Ok(None);
+    }
+    let _lock = folder.lock_name(domain.name(), name, found.uid)?;
+    let found = match attach::find(folder, domain, name) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    named.insert(found.control.identity);
+    let Some((_proof, bytes)) = prove_unheld(folder, &found)? else { return Ok(None) };
+    folder.unlink(&names::control_file(domain.name(), name))?;
+    destroy(folder, &found)?;
+    Ok(Some(Collected {
+        name: name.to_owned(),
+        identity: found.control.identity,
+        what: "segment",
+        bytes,
+    }))
+}
+
+/// Removes what creators left that died before their segment had a name; returns how many.
+pub(crate) fn collect_half_built(folder: &Folder, report: &mut CollectReport) -> Result<()> {
+    for identity in folder.entries()?.iter().filter_map(|e| names::parse_claims_file(e)) {
+        match collect_claims(folder, identity) {
+            Ok(Some(collected)) => report.removed.push(collected),
+            Ok(None) => {}
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// One claims file: if no name leads to its identity and nobody lives there, all that it announced.
+fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collected>> {
+    let file = names::claims_file(identity);
+    let owner = match folder.open_file(&file, false) {
+        Ok(fd) => folder.facts(fd, &file)?.uid,
+        Err(_) => return Ok(None), // gone, or not ours to open
+    };
+    if !may_remove(owner) {
+        return Ok(None);
+    }
+    let text = attach::read_claims(folder, identity);
+    let _lock = match &text {
+        Some(text) => Some(folder.lock_name(&text.domain, &text.name, owner)?),
+        None => None,
+    };
+    if let Some(text) = &text {
+        let domain = Domain::in_folder(&*text.domain, folder.path())?;
+        match attach::find(folder, &domain, &text.name) {
+            Ok(found) if found.control.identity == identity => return Ok(None),
+            _ => {}
+        }
+    }
+    let Some(Some(_claims)) = lock_claims(folder, identity)? else { return Ok(None) };
+    // What its owner announced is looked for in each place; all of it must be free.
+    let mut bytes = 0;
+    let mut held = Vec::new();
+    let mut sysv_ids = Vec::new();
+    let intents = text.as_ref().map_or(&[][..], |text| &text.intents);
+    let mut dirs = vec![folder.path()];
+    for intent in intents {
+        match intent {
+            Intent::Hugetlbfs(dir) => dirs.push(dir),
+            Intent::Sysv(key) => match sysv::find(*key).and_then(|id| Ok((id, sysv::facts(id)?))) {
+                Ok((_, facts)) if facts.uid == owner && facts.attached > 0 => return Ok(None),
+                Ok((id, facts)) if facts.uid == owner => {
+                    bytes += facts.length;
+                    sysv_ids.push(id);
+                }
+                _ => {}
+            },
+        }
+    }
+    for dir in &dirs {
+        match lock_data_file(dir, identity, owner)? {
+            LockedFile::None => {}
+            LockedFile::InUse => return Ok(None),
+            LockedFile::Free(fd, size) => {
+                bytes += size;
+                held.push(fd);
+            }
+        }
+    }
+    for id in sysv_ids {
+        remove_sysv(id, &file)?;
+    }
+    for dir in &dirs {
+        unlink_in(dir, identity, owner, None)?;
+    }
+    folder.unlink(&file)?;
+    let name = text.map(|text| text.name).unwrap_or_default();
+    Ok(Some(Collected { name, identity, what: "half-built segment", bytes }))
+}
+
+enum LockedFile {
+    None,
+    InUse,
+    Free(LockFd, u64),
+}
+
+/// The exclusive lock on a data file of ours in `dir`.
+fn lock_data_file(dir: &Path, identity: Identity, owner: u32) -> Result<LockedFile> {
+    let path = dir.join(names::data_file(identity));
+    let failed = |errno| Error::system("collect data file", path.display().to_string(), errno);
+    let fd = match LockFd::open(|| region::open_file(&path, true)) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(LockedFile::None),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let facts = region::facts(fd.as_fd()).map_err(failed)?;
+    let ours = matches!(facts.kind, Some(BackingKind::Hugetlbfs | BackingKind::Tmpfs));
+    if facts.uid != owner || !ours {
+        return Ok(LockedFile::None);
+    }
+    if !locks::try_lock(fd.as_fd(), Mode::Exclusive, 0, 1).map_err(failed)? {
+        return Ok(LockedFile::InUse);
+    }
+    Ok(LockedFile::Free(fd, facts.size))
+}
+
+/// Data files that neither a name nor a claims file speaks for: somebody deleted both by hand.
+fn collect_strays(
+    folder: &Folder,
+    named: &HashSet<Identity>,
+    report: &mut CollectReport,
+) -> Result<()> {
+    let mut dirs = vec![folder.path().to_owned()];
+    dirs.extend(crate::pages::mounts()?.into_iter().map(|mount| mount.path));
+    for dir in dirs {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for entry in entries.flatten() {
+            let file = entry.file_name();
+            let Some(identity) = file.to_str().and_then(names::parse_data_file) else { continue };
+            let claims = folder.open_file(&names::claims_file(identity), false);
+            let spoken_for = !matches!(claims, Err(ref e) if e.errno() == Some(Errno::ENOENT));
+            if named.contains(&identity) || spoken_for {
+                continue;
+            }
+            match collect_stray(&dir, identity) {
+                Ok(Some(bytes)) => report.removed.push(Collected {
+                    name: String::new(),
+                    identity,
+                    what: "data file without a segment",
+                    bytes,
+                }),
+                Ok(None) => report.kept += 1,
+                Err(error) => report.failed.push(error.to_string()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn collect_stray(dir: &Path, identity: Identity) -> Result<Option<u64>> {
+    // Root takes only its own strays: without claims nothing says whose control folder to ask.
+    match lock_data_file(dir, identity, euid()) {
+        Ok(LockedFile::Free(_lock, bytes)) => {
+            Ok(unlink_in(dir, identity, euid(), None)?.then_some(bytes))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
