@@ -20,6 +20,6 @@ pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Run
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
 pub use peer::PeerState;
-pub use region::{Backing, How, NodeShare, Populate};
+pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};

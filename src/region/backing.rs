@@ -7,7 +7,11 @@ use core::fmt;
 
 /// How the numbers of a [`Backing`] were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum How {
     /// By `PAGEMAP_SCAN` (Linux 6.7), over the pages of this process.
@@ -96,7 +100,11 @@ impl Backing {
     /// Rungs better than the one got, with the codes of their refusals, best first.
     pub(crate) fn missed(&self) -> Vec<(Rung, Vec<RefusalCode>)> {
         let mut missed: Vec<(Rung, Vec<RefusalCode>)> = Vec::new();
-        for refusal in self.refusals.iter().filter(|refusal| refusal.rung > self.rung) {
+        for refusal in self
+            .refusals
+            .iter()
+            .filter(|refusal| refusal.rung > self.rung)
+        {
             match missed.iter_mut().find(|(rung, _)| *rung == refusal.rung) {
                 None => missed.push((refusal.rung, vec![refusal.code])),
                 Some((_, codes)) if !codes.contains(&refusal.code) => codes.push(refusal.code),
@@ -180,11 +188,21 @@ mod tests {
             page_size,
             resident: 4 << 20,
             huge: 4 << 20,
-            nodes: vec![NodeShare { node: 0, bytes: 4 << 20 }],
+            nodes: vec![NodeShare {
+                node: 0,
+                bytes: 4 << 20,
+            }],
             how: How::PagemapScan,
         };
         let location = "hugetlbfs at /dev/hugepages".to_owned();
-        Backing::new("auto".to_owned(), rung, BackingKind::Hugetlbfs, 4 << 20, location, measured)
+        Backing::new(
+            "auto".to_owned(),
+            rung,
+            BackingKind::Hugetlbfs,
+            4 << 20,
+            location,
+            measured,
+        )
     }
 
     #[test]
@@ -197,7 +215,12 @@ mod tests {
         );
         let gigantic = Rung::Huge(PageSize::SIZE_1G);
         let waste = Refusal::new(gigantic, BackingKind::Hugetlbfs, RefusalCode::Waste, "plan");
-        let same_rung = Refusal::new(report.rung, BackingKind::Sysv, RefusalCode::ShmLimit, "shmget");
+        let same_rung = Refusal::new(
+            report.rung,
+            BackingKind::Sysv,
+            RefusalCode::ShmLimit,
+            "shmget",
+        );
         report.refusals = vec![waste.clone(), waste, same_rung];
         report.notes = vec!["take care".to_owned()];
         let line = report.to_string();
@@ -210,10 +233,19 @@ mod tests {
     #[test]
     fn merged_pages_are_told_in_full_or_in_part_and_nodes_by_share() {
         let mut report = backing(Rung::Thp, PageSize::SIZE_4K);
-        assert!(report.to_string().starts_with("4 MiB on transparent huge pages, "));
+        assert!(
+            report
+                .to_string()
+                .starts_with("4 MiB on transparent huge pages, ")
+        );
         report.huge = 2 << 20;
         report.resident = 3 << 20;
-        report.nodes = [0, 1].map(|node| NodeShare { node, bytes: 2 << 20 }).to_vec();
+        report.nodes = [0, 1]
+            .map(|node| NodeShare {
+                node,
+                bytes: 2 << 20,
+            })
+            .to_vec();
         assert_eq!(
             report.to_string(),
             "4 MiB on 4K pages, 2 MiB of them merged into huge pages, hugetlbfs at /dev/hugepages, \

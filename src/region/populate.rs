@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What one call to the kernel is asked to fault in, unless a single page is more.
 const PIECE: usize = 64 << 20;
+/// More threads than this wait for the same memory.
+const THREADS_MAX: usize = 256;
 /// How often a merge is tried again that the kernel could not do just then.
 const COLLAPSE_ATTEMPTS: u32 = 4;
 
@@ -116,7 +118,10 @@ impl Area {
                 let end = share.end.min(start.saturating_add(piece));
                 if let Err(errno) = work(start..end) {
                     stop.store(true, Ordering::Relaxed);
-                    first_error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(errno);
+                    first_error
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .get_or_insert(errno);
                     return;
                 }
                 let bytes = (end - start) as u64;
@@ -142,16 +147,20 @@ impl Area {
                 run(share);
             }
         });
-        first_error.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+        first_error
+            .into_inner()
+            .unwrap_or_else(|e| e.into_inner())
+            .map_or(Ok(()), Err)
     }
 }
 
 fn threads(how: Populate) -> usize {
-    match how {
+    let threads = match how {
         Populate::Full => 1,
         Populate::Parallel(0) => std::thread::available_parallelism().map_or(1, usize::from),
         Populate::Parallel(threads) => threads,
-    }
+    };
+    threads.min(THREADS_MAX)
 }
 
 /// `len` bytes as at most `threads` contiguous shares of whole units, the last one taking the rest.
@@ -182,7 +191,10 @@ mod tests {
                     let mut next = 0;
                     for share in shares(len, unit, threads) {
                         assert_eq!((share.start, share.start % unit), (next, 0));
-                        assert!(share.end > share.start, "an empty share of {len}/{unit}/{threads}");
+                        assert!(
+                            share.end > share.start,
+                            "an empty share of {len}/{unit}/{threads}"
+                        );
                         next = share.end;
                     }
                     assert_eq!(next, len);
@@ -200,9 +212,15 @@ mod tests {
             assert_eq!(total, 3 << 20);
             most.fetch_max(done, Ordering::Relaxed);
         };
-        area.populate(PageSize::SIZE_4K, Populate::Parallel(3), Some(&progress)).unwrap();
+        area.populate(PageSize::SIZE_4K, Populate::Parallel(3), Some(&progress))
+            .unwrap();
         assert_eq!(most.into_inner(), 3 << 20);
-        assert_eq!(crate::sys::pagemap::scan(mapped.base(), mapped.len()).unwrap().resident, 3 << 20);
+        assert_eq!(
+            crate::sys::pagemap::scan(mapped.base(), mapped.len())
+                .unwrap()
+                .resident,
+            3 << 20
+        );
     }
 
     #[test]

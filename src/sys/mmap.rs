@@ -10,6 +10,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `madvise` advice of Linux 6.1: make huge pages of these pages now.
 const MADV_COLLAPSE: i32 = 25;
@@ -105,7 +106,10 @@ fn reserve(len: usize) -> nix::Result<Mapped> {
     let flags = nix::sys::mman::MapFlags::MAP_PRIVATE | nix::sys::mman::MapFlags::MAP_NORESERVE;
     // SAFETY: no address is asked for, so nothing that exists is replaced.
     let base = unsafe { nix::sys::mman::mmap_anonymous(None, length, prot, flags) }?;
-    Ok(Mapped { base: base.cast(), len })
+    Ok(Mapped {
+        base: base.cast(),
+        len,
+    })
 }
 
 /// # Safety
@@ -140,7 +144,12 @@ unsafe fn unmap(base: NonNull<u8>, len: usize) {
     }
     // SAFETY: the caller owns the range.
     let result = unsafe { libc::munmap(base.as_ptr().cast(), len) };
-    debug_assert_eq!(result, 0, "munmap of {len} bytes at {base:?}: {}", Errno::last());
+    debug_assert_eq!(
+        result,
+        0,
+        "munmap of {len} bytes at {base:?}: {}",
+        Errno::last()
+    );
 }
 
 /// Faults in every page of the range for writing; `EFAULT` where a touch would be a SIGBUS.
@@ -154,6 +163,22 @@ pub(crate) fn populate_write(base: NonNull<u8>, len: usize) -> nix::Result<()> {
 /// Faults in every page of the range for reading.
 pub(crate) fn populate_read(base: NonNull<u8>, len: usize) -> nix::Result<()> {
     advise_repeated(base, len, libc::MADV_POPULATE_READ)
+}
+
+/// Faults in every page of the range by writing what stands there, without asking first.
+///
+/// For kernels older than 5.14 only, and only where a missing page can be no signal: on private
+/// base pages, and where the file's pages were allocated before.
+///
+/// # Safety
+/// `[base, base + len)` must be mapped and writable, and `page` must not be zero.
+pub(crate) unsafe fn touch(base: NonNull<u8>, len: usize, page: usize) {
+    for offset in (0..len).step_by(page) {
+        // SAFETY: the offset is less than `len`, and the caller mapped that many bytes.
+        let byte = unsafe { base.add(offset) }.cast::<AtomicU8>();
+        // SAFETY: the byte is mapped and writable, and every value is a valid `AtomicU8`.
+        unsafe { byte.as_ref() }.fetch_or(0, Ordering::Relaxed);
+    }
 }
 
 /// Asks the kernel to make huge pages of the resident pages of the range, now.
@@ -202,7 +227,10 @@ mod tests {
         populate_write(mapped.base(), mapped.len()).unwrap();
         let inaccessible = format!("{start:x}-");
         assert!(lines().contains(&inaccessible), "not a mapping of its own");
-        for line in lines().lines().filter(|line| line.contains("---p 00000000 00:00 0")) {
+        for line in lines()
+            .lines()
+            .filter(|line| line.contains("---p 00000000 00:00 0"))
+        {
             let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
             let from = usize::from_str_radix(from, 16).unwrap();
             let to = usize::from_str_radix(to, 16).unwrap();
@@ -217,9 +245,15 @@ mod tests {
         use std::os::fd::AsFd;
         let fd = crate::sys::memfd::create("hugeshm-test", None).unwrap();
         crate::sys::file::set_length(fd.as_fd(), 4096).unwrap();
-        let source = Source::File { fd: fd.as_fd(), writable: true };
+        let source = Source::File {
+            fd: fd.as_fd(),
+            writable: true,
+        };
         let mapped = Mapped::new(source, 1 << 16).unwrap();
-        assert_eq!(populate_write(mapped.base(), mapped.len()), Err(Errno::EFAULT));
+        assert_eq!(
+            populate_write(mapped.base(), mapped.len()),
+            Err(Errno::EFAULT)
+        );
         assert_eq!(populate_write(mapped.base(), 4096), Ok(()));
     }
 }
