@@ -287,7 +287,7 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
         .iter()
         .copied()
         .filter(|rung| !wanted.backings_for(*rung).is_empty())
-        .last();
+        .next_back();
     for rung in rungs {
         let backings = wanted.backings_for(rung);
         let Some(&first) = backings.first() else {

@@ -13,11 +13,11 @@ use std::ptr::NonNull;
 
 /// Mapped memory of whole pages.
 ///
-/// Invariant: `[base, base + len)` is what `hold` keeps mapped, at least; `len`
+/// Invariant: `[base, base + len)` is what `_hold` keeps mapped, at least; `len`
 /// is a whole number of pages of `page_size`.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    hold: Hold,
+    _hold: Hold,
     base: NonNull<u8>,
     len: usize,
     page_size: PageSize,
@@ -41,7 +41,7 @@ impl Mapping {
     pub(super) fn of_mapped(mapped: Mapped, page_size: PageSize, writable: bool) -> Self {
         let (base, len) = (mapped.base(), mapped.len());
         Self {
-            hold: Hold::Mapped(mapped),
+            _hold: Hold::Mapped(mapped),
             base,
             len,
             page_size,
@@ -58,7 +58,7 @@ impl Mapping {
     ) -> Self {
         let base = attached.base();
         Self {
-            hold: Hold::Attached(attached),
+            _hold: Hold::Attached(attached),
             base,
             len,
             page_size,

@@ -43,13 +43,13 @@ impl Mounts {
             return Ok(mount.clone());
         }
         let what = file::open_dir(&real).and_then(|dir| file::file_system(dir.as_fd()));
-        let inside = all.iter().filter(|mount| real.starts_with(&mount.path));
+        let mut inside = all.iter().filter(|mount| real.starts_with(&mount.path));
         let error = bad_mount(path);
         Err(match what {
             Err(errno) => error
                 .detail("it is no folder that can be opened")
                 .errno_set(errno),
-            Ok(statfs) => match (file::magic(&statfs), inside.last()) {
+            Ok(statfs) => match (file::magic(&statfs), inside.next_back()) {
                 (file::HUGETLBFS_MAGIC, Some(mount)) => error
                     .detail(format!(
                         "it is a folder inside the mount {}",

@@ -607,7 +607,7 @@ fn a_hugetlb_cgroup_limit_is_an_error_where_a_touch_would_be_a_signal() {
         };
         let name = "a_hugetlb_cgroup_limit_is_an_error_where_a_touch_would_be_a_signal";
         run_in_child(&format!("region::tests::{name}"), cgroup.path());
-        pages.assert_as(before, &format!("{file}"));
+        pages.assert_as(before, file);
     }
 }
 
@@ -687,6 +687,6 @@ fn a_creator_killed_half_way_leaves_no_pages_but_a_segment_under_its_key() {
             assert_eq!(sysv::facts(id).unwrap().attached, 0);
             sysv::remove(id).unwrap();
         }
-        pages.assert_as(before, &format!("{kind}"));
+        pages.assert_as(before, kind);
     }
 }
