@@ -252,10 +252,12 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
     let rungs = wanted.policy.rungs(sizes);
     let mut decisions = Vec::new();
     let smallest =
-        rungs.iter().copied().filter(|rung| !wanted.backings_for(*rung).is_empty()).last();
+        rungs.iter().copied().filter(|rung| !wanted.backings_for(*rung).is_empty()).next_back();
     for rung in rungs {
         let backings = wanted.backings_for(rung);
-        let Some(&first) = backings.first() else { continue };
+        let Some(&first) = backings.first() else {
+            continue;
+        };
         let page = match rung {
             Rung::Huge(size) => size,
             Rung::Thp | Rung::Base => sizes.base,
@@ -265,7 +267,9 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
             continue;
         }
         // `refuse_rung` answered for lengths that can not be rounded.
-        let Some(length) = page.round_up(wanted.length) else { continue };
+        let Some(length) = page.round_up(wanted.length) else {
+            continue;
+        };
         for backing in backings {
             let mortal = backing == BackingKind::Memfd && wanted.lifetime == Lifetime::Persistent;
             decisions.push(if mortal {

@@ -20,7 +20,7 @@ pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Run
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
 pub use peer::PeerState;
-pub use region::{Backing, How, NodeShare, Populate};
+pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use ring::{
     Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
     RecordProducer, RecvError, Reservation, SendError,

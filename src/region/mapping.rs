@@ -13,11 +13,11 @@ use std::ptr::NonNull;
 
 /// Mapped memory of whole pages.
 ///
-/// Invariant: `[base, base + len)` is what `hold` keeps mapped, at least; `len`
+/// Invariant: `[base, base + len)` is what `_hold` keeps mapped, at least; `len`
 /// is a whole number of pages of `page_size`.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    hold: Hold,
+    _hold: Hold,
     base: NonNull<u8>,
     len: usize,
     page_size: PageSize,
@@ -40,7 +40,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     pub(super) fn of_mapped(mapped: Mapped, page_size: PageSize, writable: bool) -> Self {
         let (base, len) = (mapped.base(), mapped.len());
-        Self { hold: Hold::Mapped(mapped), base, len, page_size, writable }
+        Self { _hold: Hold::Mapped(mapped), base, len, page_size, writable }
     }
 
     /// `len` must not be more than the segment attached, rounded up to its pages.
@@ -51,7 +51,7 @@ impl Mapping {
         writable: bool,
     ) -> Self {
         let base = attached.base();
-        Self { hold: Hold::Attached(attached), base, len, page_size, writable }
+        Self { _hold: Hold::Attached(attached), base, len, page_size, writable }
     }
 
     /// The page size that its length is a multiple of: of the pool, or the base page.
@@ -60,10 +60,9 @@ impl Mapping {
     }
 }
 
-#[expect(unsafe_code, reason = "the promise of staying mapped is made here")]
-// SAFETY: by the invariant `hold` keeps the range mapped until this value is dropped, with the
-// rights that `writable` says; pages are populated at creation, so no touch of them faults; a page
-// boundary is a multiple of 8; none of the three fields changes.
+// SAFETY: by the invariant the range stays mapped while the value lives, with the rights that
+// `writable` was made from; mappings begin at a page, which is a multiple of 8. A file behind it
+// that is cut short by somebody else is outside this promise; its owner's seals or rights guard it.
 unsafe impl Memory for Mapping {
     fn base(&self) -> NonNull<u8> {
         self.base

@@ -23,11 +23,15 @@
 
 mod backing;
 mod create;
+mod fill;
+mod make;
 mod mapping;
 mod measure;
+mod mounts;
 mod numbers;
 mod object;
 mod populate;
+mod private;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -36,6 +40,7 @@ pub(crate) use create::{create, create_private};
 pub(crate) use mapping::{Mapping, fault_in, map_file, map_sysv};
 pub(crate) use measure::{Measured, measure};
 pub(crate) use object::{FileFacts, Object, facts, link, open_file};
+pub use private::{Region, RegionBuilder};
 
 use crate::error::{BackingKind, Result, Rung};
 use crate::ladder::{Lifetime, PagePolicy};

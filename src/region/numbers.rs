@@ -118,7 +118,8 @@ impl Failure<'_> {
             pool.free,
             pool.reserved
         );
-        if self.reserved || pool.available() >= needed {
+        let surplus_failed = pool.free.saturating_sub(pool.reserved) < needed;
+        if self.reserved || (pool.available() >= needed && !surplus_failed) {
             let why = "nothing that was looked at is short, so it was for a moment only, or a \
                        limit that can not be seen from here stands in the way";
             return (RefusalCode::System, format!("{numbers}; {why}"));

@@ -10,6 +10,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `madvise` advice of Linux 6.1: make huge pages of these pages now.
 const MADV_COLLAPSE: i32 = 25;
@@ -154,6 +155,22 @@ pub(crate) fn populate_write(base: NonNull<u8>, len: usize) -> nix::Result<()> {
 /// Faults in every page of the range for reading.
 pub(crate) fn populate_read(base: NonNull<u8>, len: usize) -> nix::Result<()> {
     advise_repeated(base, len, libc::MADV_POPULATE_READ)
+}
+
+/// Faults in every page of the range by writing what stands there, without asking first.
+///
+/// For kernels older than 5.14 only, and only where a missing page can be no signal: on private
+/// base pages, and where the file's pages were allocated before.
+///
+/// # Safety
+/// `[base, base + len)` must be mapped and writable, and `page` must not be zero.
+pub(crate) unsafe fn touch(base: NonNull<u8>, len: usize, page: usize) {
+    for offset in (0..len).step_by(page) {
+        // SAFETY: the offset is less than `len`, and the caller mapped that many bytes.
+        let byte = unsafe { base.add(offset) }.cast::<AtomicU8>();
+        // SAFETY: the byte is mapped and writable, and every value is a valid `AtomicU8`.
+        unsafe { byte.as_ref() }.fetch_or(0, Ordering::Relaxed);
+    }
 }
 
 /// Asks the kernel to make huge pages of the resident pages of the range, now.
