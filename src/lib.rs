@@ -23,7 +23,7 @@ pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use ring::{
     Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
-    RecordProducer, RecvError, Reservation, SendError,
+    RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
 };
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;

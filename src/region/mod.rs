@@ -36,7 +36,7 @@ mod private;
 pub(crate) mod testing;
 
 pub use backing::{Backing, How, NodeShare};
-pub(crate) use create::{create, create_private};
+pub(crate) use create::create;
 pub(crate) use mapping::{Mapping, fault_in, map_file, map_sysv};
 pub(crate) use measure::{Measured, measure};
 pub(crate) use object::{FileFacts, Object, facts, link, open_file};

@@ -107,6 +107,7 @@ mod tests {
             device: 1,
             root: PathBuf::from("/"),
             read_only: false,
+            reachable: true,
             writable,
             limit: free.map(|free| MountLimit { bytes: 64 << 20, free }),
             files_free: None,

@@ -13,6 +13,7 @@
 //! | `endpoint` | what an end is made from, the calls all ends have |
 //! | `slots` | protocol of the typed ring, ends by bytes |
 //! | `typed` | the same ends with a type |
+//! | `open` | how a segment declares rings and gives out their ends |
 //! | `record` | protocol and ends of the record ring |
 //! | `error` | what a call answers |
 //!
@@ -35,6 +36,7 @@
 mod endpoint;
 pub(crate) mod error;
 pub(crate) mod layout;
+mod open;
 pub(crate) mod position;
 mod record;
 mod slots;
@@ -45,8 +47,8 @@ mod testing;
 #[cfg(test)]
 mod typed_tests;
 
-pub(crate) use endpoint::Parts;
 pub use error::{Corruption, RecvError, SendError};
+pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
 pub use slots::{RawConsumer, RawProducer};
 pub use typed::{Consumer, Producer};

@@ -38,8 +38,6 @@ pub(crate) struct Folder {
 pub(crate) struct FileIs {
     pub uid: u32,
     pub links: u64,
-    pub device: u64,
-    pub inode: u64,
 }
 
 impl Folder {
@@ -117,8 +115,6 @@ impl Folder {
         Ok(FileIs {
             uid: stat.st_uid,
             links: stat.st_nlink,
-            device: stat.st_dev,
-            inode: stat.st_ino,
         })
     }
 
