@@ -82,11 +82,18 @@ impl<T> fmt::Debug for TypedRing<T> {
 /// Describes a ring of records of any length: one producer, one consumer.
 #[derive(Clone, Debug)]
 pub struct RecordRing {
-    bytes: u64,
+    size: Size,
     payload_align: u64,
     user_header: u64,
     identity: TypeIdentity,
     schema: Option<Schema>,
+}
+
+/// How the size of a record ring was given.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Ring(u64),
+    Record(u64),
 }
 
 impl RecordRing {
@@ -96,19 +103,22 @@ impl RecordRing {
     /// record is a little less than half of the ring: it must fit wherever the position is. Bulk
     /// data does best with 4 to 16 MiB.
     pub fn new(bytes: u64) -> Self {
+        Self::of_size(Size::Ring(bytes))
+    }
+
+    /// The smallest ring whose records may have `bytes` bytes each.
+    pub fn for_records_of(bytes: u64) -> Self {
+        Self::of_size(Size::Record(bytes))
+    }
+
+    fn of_size(size: Size) -> Self {
         Self {
-            bytes,
+            size,
             payload_align: 8,
             user_header: 0,
             identity: TypeIdentity::default(),
             schema: None,
         }
-    }
-
-    /// The smallest ring whose records may have `bytes` bytes each.
-    pub fn for_records_of(bytes: u64) -> Self {
-        // Twice the record, its header, and room for the widest gap.
-        Self::new(bytes.saturating_add(64).saturating_mul(2))
     }
 
     /// Payloads begin at multiples of `align`, a power of two from 8 to 4096; 8 by default.
@@ -141,7 +151,7 @@ impl RecordRing {
     }
 
     fn spec(self, name: &str) -> Result<ObjectSpec> {
-        let Self { bytes, payload_align, user_header, .. } = self;
+        let Self { size, payload_align, user_header, .. } = self;
         let bad = |what: String| {
             Err(Error::new(ErrorKind::InvalidArgument, "declare record ring", name).detail(what))
         };
@@ -155,10 +165,14 @@ impl RecordRing {
                 "user_header is {user_header}, it can be a multiple of 8 up to 4096"
             ));
         }
-        let geometry = bytes
-            .checked_next_multiple_of(payload_align)
-            .and_then(|capacity| RecordGeometry::new(capacity, payload_align, user_header))
-            .ok_or_else(|| bad_capacity(name, bytes, "bytes".into()))?;
+        let geometry = match size {
+            Size::Ring(bytes) => bytes
+                .checked_next_multiple_of(payload_align)
+                .and_then(|capacity| RecordGeometry::new(capacity, payload_align, user_header))
+                .ok_or_else(|| bad_capacity(name, bytes, "bytes".into()))?,
+            Size::Record(bytes) => RecordGeometry::for_len(bytes, payload_align, user_header)
+                .ok_or_else(|| bad_capacity(name, bytes, "bytes a record".into()))?,
+        };
         Ok(ObjectSpec {
             kind: ObjectKind::Records,
             capacity: geometry.capacity(),

@@ -112,10 +112,7 @@ impl Folder {
     pub(crate) fn facts(&self, fd: impl AsFd, file: &str) -> Result<FileIs> {
         let stat = nix::sys::stat::fstat(fd)
             .map_err(|errno| Error::system("stat", self.object(file), errno))?;
-        Ok(FileIs {
-            uid: stat.st_uid,
-            links: stat.st_nlink,
-        })
+        Ok(FileIs { uid: stat.st_uid, links: stat.st_nlink })
     }
 
     /// Reads a small file whole; longer ones are cut one byte past the limit, which parsers refuse.
