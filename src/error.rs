@@ -16,11 +16,7 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 /// What kind of failure an [`Error`] is; stable, for programs to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A domain, segment, object or type name is empty, too long or has a forbidden character.
@@ -79,11 +75,7 @@ pub enum ErrorKind {
 
 /// One rung of the page ladder: what kind of page carries a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Rung {
     /// Pages of the base size, 4 KiB on x86-64.
@@ -106,11 +98,7 @@ impl fmt::Display for Rung {
 
 /// What kind of kernel object carries a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum BackingKind {
     /// A file on a hugetlbfs mount.
@@ -146,11 +134,7 @@ impl fmt::Display for BackingKind {
 
 /// Why a rung was refused; stable, for programs to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum RefusalCode {
     /// The machine lists no such page size.
@@ -267,13 +251,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} on {} refused [{}]",
-            self.rung,
-            self.backing,
-            self.code.as_str()
-        )?;
+        write!(f, "{} on {} refused [{}]", self.rung, self.backing, self.code.as_str())?;
         write!(f, ": {}", self.call)?;
         if let Some(errno) = self.errno {
             write!(f, ": {errno}")?;
@@ -289,10 +267,7 @@ impl fmt::Display for Refusal {
 }
 
 #[cfg(feature = "serde")]
-#[expect(
-    clippy::ref_option,
-    reason = "serde's serialize_with hands over a reference to the field"
-)]
+#[expect(clippy::ref_option, reason = "serde's serialize_with hands over a reference to the field")]
 fn serialize_errno<S: serde::Serializer>(
     errno: &Option<Errno>,
     serializer: S,

@@ -52,10 +52,7 @@ struct Waste {
 
 impl Waste {
     /// What holds where the caller says nothing: 2 MiB or an eighth.
-    const DEFAULT: Self = Self {
-        bytes: 2 << 20,
-        per_mille: 125,
-    };
+    const DEFAULT: Self = Self { bytes: 2 << 20, per_mille: 125 };
 
     fn bound(self, length: u64) -> u64 {
         let share = u128::from(length) * u128::from(self.per_mille) / 1000;
@@ -66,18 +63,12 @@ impl Waste {
 impl PagePolicy {
     /// The largest pages that can be had, down to base pages.
     pub const fn auto() -> Self {
-        Self {
-            asked: Asked::Auto,
-            waste: None,
-        }
+        Self { asked: Asked::Auto, waste: None }
     }
 
     /// This rung or an error.
     pub const fn exactly(rung: Rung) -> Self {
-        Self {
-            asked: Asked::Exactly(rung),
-            waste: None,
-        }
+        Self { asked: Asked::Exactly(rung), waste: None }
     }
 
     /// Pages of at least this size, or an error.
@@ -86,10 +77,7 @@ impl PagePolicy {
     /// can, and split when it must. With the base page size (or less) every rung
     /// is allowed.
     pub const fn at_least(size: PageSize) -> Self {
-        Self {
-            asked: Asked::AtLeast(size),
-            waste: None,
-        }
+        Self { asked: Asked::AtLeast(size), waste: None }
     }
 
     /// Bounds what rounding up to whole pages may add: `bytes`, or `percent` of the
@@ -99,10 +87,7 @@ impl PagePolicy {
     /// smallest rung allowed (the only one of [`exactly`](Self::exactly)) any amount.
     #[must_use]
     pub const fn max_waste(mut self, bytes: u64, percent: u32) -> Self {
-        self.waste = Some(Waste {
-            bytes,
-            per_mille: percent as u64 * 10,
-        });
+        self.waste = Some(Waste { bytes, per_mille: percent as u64 * 10 });
         self
     }
 
@@ -128,10 +113,7 @@ impl PagePolicy {
         let mut huge: Vec<PageSize> = sizes.huge.clone();
         huge.sort_unstable_by(|a, b| b.cmp(a));
         huge.dedup();
-        let all = huge
-            .into_iter()
-            .map(Rung::Huge)
-            .chain([Rung::Thp, Rung::Base]);
+        let all = huge.into_iter().map(Rung::Huge).chain([Rung::Thp, Rung::Base]);
         match self.asked {
             Asked::Auto => all.collect(),
             Asked::Exactly(rung) => vec![rung],
@@ -182,25 +164,18 @@ impl FromStr for PagePolicy {
             "auto" => Ok(Self::auto()),
             "thp" => Ok(Self::exactly(Rung::Thp)),
             "base" => Ok(Self::exactly(Rung::Base)),
-            size => size
-                .parse()
-                .map(|size| Self::exactly(Rung::Huge(size)))
-                .map_err(|_| {
-                    Error::new(ErrorKind::InvalidArgument, "read a page policy", text)
-                        .detail("it is neither a page size nor one of auto, thp, base")
-                        .remedy("write auto, 1G, 2M, thp or base")
-                }),
+            size => size.parse().map(|size| Self::exactly(Rung::Huge(size))).map_err(|_| {
+                Error::new(ErrorKind::InvalidArgument, "read a page policy", text)
+                    .detail("it is neither a page size nor one of auto, thp, base")
+                    .remedy("write auto, 1G, 2M, thp or base")
+            }),
         }
     }
 }
 
 /// Whether a mapping may die with the processes that hold it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Lifetime {
     /// It outlives its creator and everybody else, until it is removed.
@@ -256,10 +231,7 @@ impl Wanted<'_> {
     fn backings_for(&self, rung: Rung) -> Vec<BackingKind> {
         use BackingKind::{Anonymous, Hugetlbfs, Memfd, Sysv, Tmpfs};
         let (natural, possible): (&[_], &[_]) = match rung {
-            Rung::Huge(_) => (
-                &[Hugetlbfs, Sysv, Memfd],
-                &[Hugetlbfs, Sysv, Memfd, Anonymous],
-            ),
+            Rung::Huge(_) => (&[Hugetlbfs, Sysv, Memfd], &[Hugetlbfs, Sysv, Memfd, Anonymous]),
             // A plain memfd is there for those who name it; under `auto` tmpfs does the same
             // and can be found by name.
             Rung::Thp | Rung::Base => (&[Tmpfs], &[Tmpfs, Memfd, Anonymous]),
@@ -267,11 +239,7 @@ impl Wanted<'_> {
         if self.backings.is_empty() {
             natural.to_vec()
         } else {
-            possible
-                .iter()
-                .copied()
-                .filter(|kind| self.allows(*kind))
-                .collect()
+            possible.iter().copied().filter(|kind| self.allows(*kind)).collect()
         }
     }
 }
@@ -283,11 +251,7 @@ impl Wanted<'_> {
 pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
     let rungs = wanted.policy.rungs(sizes);
     let mut decisions = Vec::new();
-    let smallest = rungs
-        .iter()
-        .copied()
-        .filter(|rung| !wanted.backings_for(*rung).is_empty())
-        .next_back();
+    let smallest = rungs.iter().copied().rfind(|rung| !wanted.backings_for(*rung).is_empty());
     for rung in rungs {
         let backings = wanted.backings_for(rung);
         let Some(&first) = backings.first() else {
@@ -315,12 +279,7 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
                         .remedy("allow it with the lifetime `with holders`"),
                 )
             } else {
-                Decision::Try(Step {
-                    rung,
-                    backing,
-                    page,
-                    length,
-                })
+                Decision::Try(Step { rung, backing, page, length })
             });
         }
     }
@@ -351,10 +310,8 @@ fn refuse_rung(
                 return Some(refuse(RefusalCode::ThpUnavailable).numbers(why));
             }
             Some(unit) if wanted.length < unit.bytes() => {
-                let why = format!(
-                    "{} is less than one page of {unit}",
-                    format_bytes(wanted.length)
-                );
+                let why =
+                    format!("{} is less than one page of {unit}", format_bytes(wanted.length));
                 return Some(refuse(RefusalCode::ThpUnavailable).numbers(why));
             }
             Some(_) => sizes.base,
@@ -385,21 +342,15 @@ fn nothing_fits(wanted: &Wanted<'_>) -> Vec<Decision> {
         Asked::AtLeast(size) => Rung::Huge(size),
         _ => Rung::Base,
     });
-    let kinds: &[BackingKind] = if wanted.backings.is_empty() {
-        &[BackingKind::Hugetlbfs]
-    } else {
-        wanted.backings
-    };
+    let kinds: &[BackingKind] =
+        if wanted.backings.is_empty() { &[BackingKind::Hugetlbfs] } else { wanted.backings };
     let code = match rung {
         Rung::Huge(_) => RefusalCode::NoSuchPageSize,
         _ => RefusalCode::System,
     };
     let why = format!("it can not carry pages as asked for ({})", wanted.policy);
     let refusal = |kind: &BackingKind| Refusal::new(rung, *kind, code, "plan").numbers(&*why);
-    kinds
-        .iter()
-        .map(|kind| Decision::Refuse(refusal(kind)))
-        .collect()
+    kinds.iter().map(|kind| Decision::Refuse(refusal(kind))).collect()
 }
 
 fn list_of(sizes: &[PageSize]) -> String {
@@ -426,15 +377,7 @@ mod tests {
 
     /// The plan as words: `2M/hugetlbfs` is tried, `1G:waste` is left out.
     fn words(length: u64, policy: &PagePolicy, lifetime: Lifetime, sizes: &Sizes) -> Vec<String> {
-        words_of(
-            &Wanted {
-                length,
-                policy,
-                backings: &[],
-                lifetime,
-            },
-            sizes,
-        )
+        words_of(&Wanted { length, policy, backings: &[], lifetime }, sizes)
     }
 
     fn words_of(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<String> {
@@ -465,14 +408,7 @@ mod tests {
         );
         assert_eq!(
             words(3 * M, &auto, Lifetime::Persistent, &x86()),
-            [
-                "1G:waste",
-                "2M/hugetlbfs",
-                "2M/sysv",
-                "2M:lifetime",
-                "thp/tmpfs",
-                "base/tmpfs"
-            ]
+            ["1G:waste", "2M/hugetlbfs", "2M/sysv", "2M:lifetime", "thp/tmpfs", "base/tmpfs"]
         );
     }
 
@@ -494,15 +430,9 @@ mod tests {
             words(1, &PagePolicy::auto(), Lifetime::WithHolders, &x86())
         );
         let none = PagePolicy::at_least(PageSize::new(1 << 34).unwrap());
-        assert_eq!(
-            words(1, &none, Lifetime::Persistent, &x86()),
-            ["16G:no-such-page-size"]
-        );
+        assert_eq!(words(1, &none, Lifetime::Persistent, &x86()), ["16G:no-such-page-size"]);
         let other = PagePolicy::exactly(Rung::Huge(PageSize::new(1 << 16).unwrap()));
-        assert_eq!(
-            words(1, &other, Lifetime::Persistent, &x86()),
-            ["64K:no-such-page-size"]
-        );
+        assert_eq!(words(1, &other, Lifetime::Persistent, &x86()), ["64K:no-such-page-size"]);
     }
 
     #[test]
@@ -515,31 +445,18 @@ mod tests {
         assert!(!tries(2 * M - 4097));
         let percent = PagePolicy::auto().max_waste(0, 50);
         let words = words(4 * M + 1, &percent, Lifetime::WithHolders, &x86());
-        assert!(
-            words.contains(&"2M/memfd".to_owned()),
-            "2 MiB of waste are half of 4 MiB"
-        );
+        assert!(words.contains(&"2M/memfd".to_owned()), "2 MiB of waste are half of 4 MiB");
         let strict = PagePolicy::exactly(Rung::Huge(PageSize::SIZE_2M)).max_waste(0, 0);
-        let wanted = Wanted {
-            length: 1,
-            policy: &strict,
-            backings: &[],
-            lifetime: Lifetime::Persistent,
-        };
-        assert_eq!(
-            words_of(&wanted, &x86()),
-            ["2M:waste"],
-            "a bound that was given holds always"
-        );
+        let wanted =
+            Wanted { length: 1, policy: &strict, backings: &[], lifetime: Lifetime::Persistent };
+        assert_eq!(words_of(&wanted, &x86()), ["2M:waste"], "a bound that was given holds always");
     }
 
     #[test]
     fn page_sizes_of_other_machines_are_climbed_too() {
         let arm = Sizes {
             base: PageSize::new(64 << 10).unwrap(),
-            huge: [16u64 << 30, 2 << 20, 512 << 20]
-                .map(|s| PageSize::new(s).unwrap())
-                .to_vec(),
+            huge: [16u64 << 30, 2 << 20, 512 << 20].map(|s| PageSize::new(s).unwrap()).to_vec(),
             thp: PageSize::new(512 << 20),
         };
         assert_eq!(
@@ -574,15 +491,8 @@ mod tests {
             .collect();
         let kind = BackingKind::Anonymous;
         let small = 5 * M + 4096;
-        let expected = [
-            ("2M", kind, 6 * M),
-            ("thp", kind, small),
-            ("base", kind, small),
-        ];
-        assert_eq!(
-            steps,
-            expected.map(|(rung, kind, length)| (rung.to_owned(), kind, length))
-        );
+        let expected = [("2M", kind, 6 * M), ("thp", kind, small), ("base", kind, small)];
+        assert_eq!(steps, expected.map(|(rung, kind, length)| (rung.to_owned(), kind, length)));
     }
 
     #[test]

@@ -51,11 +51,7 @@ impl Placement {
             Self::Preferred(node) => (mempolicy::MPOL_PREFERRED, NodeSet::from(*node).mask()?),
             Self::Interleave(nodes) => (mempolicy::MPOL_INTERLEAVE, nodes.mask()?),
         };
-        if mask.is_empty() {
-            Err(Errno::EINVAL)
-        } else {
-            Ok(Some((mode, mask)))
-        }
+        if mask.is_empty() { Err(Errno::EINVAL) } else { Ok(Some((mode, mask))) }
     }
 }
 
@@ -159,23 +155,16 @@ impl FromStr for NodeSet {
 
     /// Reads `0`, `0-3`, `0-2,5`; every part must be understood.
     fn from_str(list: &str) -> Result<Self> {
-        let number = |text: &str| {
-            text.trim()
-                .parse::<u32>()
-                .ok()
-                .filter(|&node| node <= NODE_MAX)
-        };
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|&node| node <= NODE_MAX);
         let mut nodes = BTreeSet::new();
         for part in list.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             match (number(first), number(last)) {
                 (Some(first), Some(last)) if first <= last => nodes.extend(first..=last),
                 _ => {
-                    return Err(
-                        Error::new(ErrorKind::InvalidArgument, "read a node list", list)
-                            .detail(format!("{part:?} is no node and no range of nodes"))
-                            .remedy("write it like 0 or 0-2,5"),
-                    );
+                    return Err(Error::new(ErrorKind::InvalidArgument, "read a node list", list)
+                        .detail(format!("{part:?} is no node and no range of nodes"))
+                        .remedy("write it like 0 or 0-2,5"));
                 }
             }
         }
@@ -196,11 +185,7 @@ pub fn with_memory() -> NodeSet {
 fn listed(path: &str) -> NodeSet {
     let list = text::read_optional(Path::new(path)).unwrap_or_default();
     let nodes: NodeSet = text::parse_list(&list, NODE_MAX).into_iter().collect();
-    if nodes.is_empty() {
-        NodeSet::from(0)
-    } else {
-        nodes
-    }
+    if nodes.is_empty() { NodeSet::from(0) } else { nodes }
 }
 
 /// The thread's policy as it was; put back when dropped.
@@ -238,10 +223,7 @@ pub(crate) fn apply_task(placement: &Placement) -> nix::Result<TaskPolicy> {
             Some(old)
         }
     };
-    Ok(TaskPolicy {
-        old,
-        thread: PhantomData,
-    })
+    Ok(TaskPolicy { old, thread: PhantomData })
 }
 
 /// Gives `length` bytes at `base` the policy of `placement`, for pages not yet there.
@@ -307,16 +289,7 @@ mod tests {
         for list in ["0", "0-2,5", "63-64,1000"] {
             assert_eq!(list.parse::<NodeSet>().expect(list).to_string(), list);
         }
-        for bad in [
-            "",
-            ",",
-            "a",
-            "1-",
-            "3-1",
-            "-1",
-            "0-4000000000",
-            "99999999999",
-        ] {
+        for bad in ["", ",", "a", "1-", "3-1", "-1", "0-4000000000", "99999999999"] {
             assert!(bad.parse::<NodeSet>().is_err(), "{bad:?}");
         }
         assert_eq!(NodeSet::from(u32::MAX).to_string(), u32::MAX.to_string());
@@ -335,16 +308,10 @@ mod tests {
     #[test]
     fn an_absent_node_is_refused_and_changes_nothing() {
         let before = mempolicy::task().expect("get_mempolicy");
-        let absent = (0..1001)
-            .rev()
-            .find(|&node| !online().contains(node))
-            .expect("one of 1001");
+        let absent = (0..1001).rev().find(|&node| !online().contains(node)).expect("one of 1001");
         for node in [absent, 1000, NODE_MAX + 1] {
             if !online().contains(node) {
-                assert_eq!(
-                    apply_task(&Placement::node(node)).err(),
-                    Some(Errno::EINVAL)
-                );
+                assert_eq!(apply_task(&Placement::node(node)).err(), Some(Errno::EINVAL));
             }
         }
         let empty = Placement::Bind(NodeSet::new());
@@ -356,14 +323,9 @@ mod tests {
     fn pages_are_counted_where_they_lie() {
         let page = 4096;
         let memory = vec![1u8; 16 * page];
-        let aligned = memory
-            .as_ptr()
-            .wrapping_add(memory.as_ptr().align_offset(page));
+        let aligned = memory.as_ptr().wrapping_add(memory.as_ptr().align_offset(page));
         let nodes = nodes_of(aligned, 8 * page, page).expect("move_pages");
-        assert_eq!(
-            nodes.iter().map(|&(_, bytes)| bytes).sum::<u64>(),
-            8 * page as u64
-        );
+        assert_eq!(nodes.iter().map(|&(_, bytes)| bytes).sum::<u64>(), 8 * page as u64);
         assert!(nodes.iter().all(|&(node, _)| online().contains(node)));
         apply_range(&Placement::node(0), aligned, 8 * page).expect("node 0 exists");
         assert_eq!(nodes_of(aligned, 8 * page, 0), Err(Errno::EINVAL));

@@ -22,11 +22,7 @@ impl PageSize {
 
     /// A page size of `bytes`, or `None` if that is not a power of two of at least 4 KiB.
     pub const fn new(bytes: u64) -> Option<Self> {
-        if bytes.is_power_of_two() && bytes >= 4096 {
-            Some(Self(bytes))
-        } else {
-            None
-        }
+        if bytes.is_power_of_two() && bytes >= 4096 { Some(Self(bytes)) } else { None }
     }
 
     /// The size in bytes.
@@ -144,20 +140,12 @@ mod tests {
 
     #[test]
     fn page_sizes_print_and_parse_as_people_type_them() {
-        for (text, bytes) in [
-            ("4K", 4096),
-            ("64K", 65536),
-            ("2M", 2 << 20),
-            ("1G", 1 << 30),
-        ] {
+        for (text, bytes) in [("4K", 4096), ("64K", 65536), ("2M", 2 << 20), ("1G", 1 << 30)] {
             let size: PageSize = text.parse().unwrap();
             assert_eq!((size.bytes(), size.to_string()), (bytes, text.to_owned()));
         }
         for bad in ["", "3M", "2", "2X", "-2M", "99999999999999999999G", "2M2"] {
-            assert!(
-                bad.parse::<PageSize>().is_err(),
-                "{bad:?} was taken for a page size"
-            );
+            assert!(bad.parse::<PageSize>().is_err(), "{bad:?} was taken for a page size");
         }
     }
 

@@ -69,26 +69,15 @@ unsafe impl Sync for View {}
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("len", &self.len)
-            .field("writable", &self.writable)
-            .finish()
+        f.debug_struct("View").field("len", &self.len).field("writable", &self.writable).finish()
     }
 }
 
-#[cfg_attr(
-    not(test),
-    allow(dead_code, clippy::allow_attributes, reason = "rooms use their part")
-)]
+#[cfg_attr(not(test), allow(dead_code, clippy::allow_attributes, reason = "rooms use their part"))]
 impl View {
     /// The window onto all of `memory`.
     pub(crate) fn new(memory: Arc<dyn Memory>) -> Self {
-        Self {
-            base: memory.base(),
-            len: memory.len(),
-            writable: memory.writable(),
-            memory,
-        }
+        Self { base: memory.base(), len: memory.len(), writable: memory.writable(), memory }
     }
 
     /// The part of this window from `offset` (a multiple of 8) on, `len` bytes long.
@@ -101,12 +90,7 @@ impl View {
         // SAFETY: `offset <= self.len` was compared above, so the sum stays within (or one past)
         // the memory that the invariant of `View` describes.
         let base = unsafe { self.base.add(offset) };
-        Some(Self {
-            base,
-            len,
-            writable: self.writable,
-            memory: Arc::clone(&self.memory),
-        })
+        Some(Self { base, len, writable: self.writable, memory: Arc::clone(&self.memory) })
     }
 
     /// The length in bytes.
@@ -134,10 +118,7 @@ impl View {
     /// If they are not inside the window.
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(
-            offset <= self.len && len <= self.len - offset,
-            "offset outside its window"
-        );
+        assert!(offset <= self.len && len <= self.len - offset, "offset outside its window");
         // SAFETY: the line above keeps `offset` within the window, and so, by the invariant of
         // `View`, within one allocation.
         unsafe { self.base.add(offset) }.as_ptr()
@@ -559,15 +540,8 @@ mod heap {
             let layout = Layout::from_size_align(len.max(1), 4096).expect("a small size");
             // SAFETY: the layout is not empty.
             let base = unsafe { alloc_zeroed(layout) };
-            let Some(base) = NonNull::new(base) else {
-                handle_alloc_error(layout)
-            };
-            Self {
-                base,
-                layout,
-                len,
-                writable,
-            }
+            let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+            Self { base, layout, len, writable }
         }
     }
 
@@ -651,12 +625,7 @@ mod tests {
                 view.read(offset, &mut target);
                 assert_eq!(source, target);
                 let all = view.snapshot();
-                assert!(
-                    all[..offset]
-                        .iter()
-                        .chain(&all[offset + len..])
-                        .all(|byte| *byte == 0)
-                );
+                assert!(all[..offset].iter().chain(&all[offset + len..]).all(|byte| *byte == 0));
             }
         }
     }

@@ -179,9 +179,7 @@ impl Canceller {
 
 impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canceller")
-            .field("cancelled", &self.is_cancelled())
-            .finish()
+        f.debug_struct("Canceller").field("cancelled", &self.is_cancelled()).finish()
     }
 }
 
@@ -229,15 +227,7 @@ impl Wait {
     #[inline]
     pub(crate) fn until(deadline: Option<Instant>) -> Self {
         let phase = Phase::Spinning;
-        Self {
-            deadline,
-            start: None,
-            asked: None,
-            turns: 0,
-            phase,
-            announced: false,
-            end: None,
-        }
+        Self { deadline, start: None, asked: None, turns: 0, phase, announced: false, end: None }
     }
 }
 
@@ -255,11 +245,7 @@ impl Port {
         stats: StatsWriter,
     ) -> Self {
         let unfenced = membarrier::available() && membarrier::register().is_ok();
-        control.store64(
-            words.own_unfenced,
-            if unfenced { UNFENCED } else { 0 },
-            Relaxed,
-        );
+        control.store64(words.own_unfenced, if unfenced { UNFENCED } else { 0 }, Relaxed);
         fence(SeqCst); // edge `doze`, for a peer that is about to sleep
         let forks = link.forks();
         Self {
@@ -315,10 +301,7 @@ impl Port {
     pub(crate) fn peer_changed(&mut self) -> Option<PeerChange> {
         let new_epoch = self.link.peer_epoch();
         let old_epoch = core::mem::replace(&mut self.epoch, new_epoch);
-        (old_epoch != new_epoch).then_some(PeerChange {
-            old_epoch,
-            new_epoch,
-        })
+        (old_epoch != new_epoch).then_some(PeerChange { old_epoch, new_epoch })
     }
 
     /// Wakes the peer if it sleeps (R2 to R5); called behind each publication.
@@ -426,11 +409,7 @@ impl Port {
             self.stats.sleeps();
         }
         let word = self.control.word32(self.words.own_sleep);
-        let result = if slice.is_zero() {
-            Ok(())
-        } else {
-            futex::wait(word, 1, slice)
-        };
+        let result = if slice.is_zero() { Ok(()) } else { futex::wait(word, 1, slice) };
         if self.gave_up(wait, Instant::now()) {
             return;
         }
@@ -515,9 +494,6 @@ impl Port {
 
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Port")
-            .field("mode", &self.mode)
-            .field("fences", &self.fences)
-            .finish()
+        f.debug_struct("Port").field("mode", &self.mode).field("fences", &self.fences).finish()
     }
 }

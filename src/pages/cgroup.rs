@@ -18,11 +18,7 @@ const UNLIMITED: u64 = 1 << 62;
 
 /// What a hugetlb limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum LimitKind {
     /// Pages that are touched (`max`, `limit_in_bytes`).
@@ -63,12 +59,7 @@ impl fmt::Display for HugetlbLimit {
             LimitKind::Reservation => "reserved",
         };
         let (usage, limit) = (format_bytes(self.usage), format_bytes(self.limit));
-        write!(
-            f,
-            "{} pages: {usage} {kind} of {limit} in {}",
-            self.size,
-            self.path.display()
-        )
+        write!(f, "{} pages: {usage} {kind} of {limit} in {}", self.size, self.path.display())
     }
 }
 
@@ -91,8 +82,7 @@ pub struct MemoryLimit {
 impl MemoryLimit {
     /// What may still be taken before the kernel kills, in bytes.
     pub fn remaining(&self) -> u64 {
-        self.limit
-            .saturating_sub(self.usage.saturating_sub(self.reclaimable))
+        self.limit.saturating_sub(self.usage.saturating_sub(self.reclaimable))
     }
 }
 
@@ -113,9 +103,7 @@ pub(crate) struct Membership<'a> {
 
 impl Membership<'_> {
     fn controls(&self, controller: &str) -> bool {
-        self.controllers
-            .split(|&byte| byte == b',')
-            .any(|word| word == controller.as_bytes())
+        self.controllers.split(|&byte| byte == b',').any(|word| word == controller.as_bytes())
     }
 }
 
@@ -125,8 +113,7 @@ pub(crate) fn parse_memberships(table: &[u8]) -> impl Iterator<Item = Membership
         let mut parts = line.splitn(3, |&byte| byte == b':');
         text::parse_number(parts.next()?)?;
         let (controllers, path) = (parts.next()?, parts.next()?);
-        path.starts_with(b"/")
-            .then_some(Membership { controllers, path })
+        path.starts_with(b"/").then_some(Membership { controllers, path })
     })
 }
 
@@ -141,9 +128,7 @@ pub(crate) struct Place {
 impl Place {
     /// The process's own cgroup and every one above it that can be seen.
     fn upwards(&self) -> impl Iterator<Item = &Path> {
-        self.folder
-            .ancestors()
-            .take_while(|folder| folder.starts_with(&self.top))
+        self.folder.ancestors().take_while(|folder| folder.starts_with(&self.top))
     }
 
     /// A version 1 or 2 file's number; `None` if it is absent or says that there is no limit.
@@ -162,9 +147,7 @@ impl Place {
 /// A path outside of `root` (another cgroup namespace, or a mount bound by a container runtime)
 /// leaves the top as the only place that can be looked at.
 fn folder_of(top: &Path, root: &Path, path: &Path) -> PathBuf {
-    let climbs = path
-        .components()
-        .any(|component| component == Component::ParentDir);
+    let climbs = path.components().any(|component| component == Component::ParentDir);
     match path.strip_prefix(root) {
         Ok(rest) if !climbs && top.join(rest).is_dir() => top.join(rest),
         _ => top.to_owned(),
@@ -186,11 +169,7 @@ fn places(controller: &str, memberships: &[u8], mount_table: &[u8]) -> Vec<Place
         if let Some(line) = mounted {
             let (top, root) = (line.path(), text::unescape(line.root));
             let path = text::unescape(membership.path);
-            places.push(Place {
-                folder: folder_of(&top, &root, &path),
-                top,
-                version_2,
-            });
+            places.push(Place { folder: folder_of(&top, &root, &path), top, version_2 });
         }
     }
     places
@@ -227,9 +206,8 @@ fn hugetlb_limits_in(
     size: PageSize,
 ) -> impl Iterator<Item = HugetlbLimit> {
     let name = size_name(size);
-    [(LimitKind::Usage, ""), (LimitKind::Reservation, "rsvd.")]
-        .into_iter()
-        .filter_map(move |(kind, part)| {
+    [(LimitKind::Usage, ""), (LimitKind::Reservation, "rsvd.")].into_iter().filter_map(
+        move |(kind, part)| {
             let file = |version_1: &str, version_2: &str| {
                 let name = |end: &str| format!("hugetlb.{name}.{part}{end}");
                 [name(version_1), name(version_2)]
@@ -243,18 +221,17 @@ fn hugetlb_limits_in(
                 limit: place.limit(folder, [&limit[0], &limit[1]])?,
                 usage: place.count(folder, [&usage[0], &usage[1]]),
             })
-        })
+        },
+    )
 }
 
 /// The memory limit that leaves least to this process, its own or one above it; `None` if no
 /// limit is set or none can be seen.
 pub fn memory_limit() -> Option<MemoryLimit> {
     let places = places_of_this_process("memory");
-    let limits = places.iter().flat_map(|place| {
-        place
-            .upwards()
-            .filter_map(|folder| memory_limit_in(place, folder))
-    });
+    let limits = places
+        .iter()
+        .flat_map(|place| place.upwards().filter_map(|folder| memory_limit_in(place, folder)));
     limits.min_by_key(MemoryLimit::remaining)
 }
 
@@ -291,29 +268,18 @@ mod tests {
 
     #[test]
     fn memberships_of_both_versions_are_understood_and_nonsense_is_not() {
-        let paths: Vec<&[u8]> = parse_memberships(MEMBERSHIPS)
-            .map(|line| line.path)
-            .collect();
+        let paths: Vec<&[u8]> = parse_memberships(MEMBERSHIPS).map(|line| line.path).collect();
         assert_eq!(paths, [&b"/x"[..], b"/a/b", b"/", b"/c/d"]);
         let memory = parse_memberships(MEMBERSHIPS).find(|line| line.controls("memory"));
         assert_eq!(memory.expect("among cpu,memory").path, b"/a/b");
-        let colons = parse_memberships(b"0::/a:b:c\n")
-            .next()
-            .expect("colons are legal in names");
+        let colons = parse_memberships(b"0::/a:b:c\n").next().expect("colons are legal in names");
         assert_eq!(colons.path, b"/a:b:c");
         for bad in [&b"0:/a"[..], b"x::/a", b"0::a", b"0:", b"", b":::", b"\xff"] {
             assert_eq!(parse_memberships(bad).count(), 0, "{bad:?}");
         }
         let mut long = b"0::/".to_vec();
         long.extend([b'y'; 5000]);
-        assert_eq!(
-            parse_memberships(&long)
-                .next()
-                .expect("any length")
-                .path
-                .len(),
-            5001
-        );
+        assert_eq!(parse_memberships(&long).next().expect("any length").path.len(), 5001);
     }
 
     #[test]
@@ -342,29 +308,13 @@ mod tests {
         put(&own, "memory.max", "max\n");
         put(&top.join("a"), "memory.max", "1000\n");
         put(&top.join("a"), "memory.current", "900\n");
-        put(
-            &top.join("a"),
-            "memory.stat",
-            "anon 1\ninactive_file 100\nactive_file 50\n",
-        );
+        put(&top.join("a"), "memory.stat", "anon 1\ninactive_file 100\nactive_file 50\n");
         put(&top, "memory.max", "5000\n");
         put(temporary.path(), "memory.max", "1\n");
-        let place = Place {
-            folder: own.clone(),
-            top: top.clone(),
-            version_2: true,
-        };
-        let limits: Vec<_> = place
-            .upwards()
-            .filter_map(|folder| memory_limit_in(&place, folder))
-            .collect();
-        assert_eq!(
-            limits
-                .iter()
-                .map(MemoryLimit::remaining)
-                .collect::<Vec<_>>(),
-            [250, 5000]
-        );
+        let place = Place { folder: own.clone(), top: top.clone(), version_2: true };
+        let limits: Vec<_> =
+            place.upwards().filter_map(|folder| memory_limit_in(&place, folder)).collect();
+        assert_eq!(limits.iter().map(MemoryLimit::remaining).collect::<Vec<_>>(), [250, 5000]);
 
         put(&own, "hugetlb.2MB.max", "4194304\n");
         put(&own, "hugetlb.2MB.current", "2097152\n");
@@ -372,39 +322,17 @@ mod tests {
         put(&own, "hugetlb.2MB.limit_in_bytes", "9223372036852678656\n");
         let limits: Vec<_> = hugetlb_limits_in(&place, &own, PageSize::SIZE_2M).collect();
         assert_eq!(limits.len(), 2);
-        assert_eq!(
-            (limits[0].kind, limits[0].remaining()),
-            (LimitKind::Usage, 2 << 20)
-        );
-        assert_eq!(
-            (limits[1].kind, limits[1].remaining()),
-            (LimitKind::Reservation, 0)
-        );
-        let place = Place {
-            version_2: false,
-            ..place
-        };
-        assert_eq!(
-            hugetlb_limits_in(&place, &own, PageSize::SIZE_2M).count(),
-            0
-        );
+        assert_eq!((limits[0].kind, limits[0].remaining()), (LimitKind::Usage, 2 << 20));
+        assert_eq!((limits[1].kind, limits[1].remaining()), (LimitKind::Reservation, 0));
+        let place = Place { version_2: false, ..place };
+        assert_eq!(hugetlb_limits_in(&place, &own, PageSize::SIZE_2M).count(), 0);
     }
 
     #[test]
     fn a_usage_beyond_its_limit_leaves_nothing_and_never_wraps() {
-        let limit = MemoryLimit {
-            path: "/".into(),
-            limit: 5,
-            usage: 9,
-            reclaimable: 1,
-        };
+        let limit = MemoryLimit { path: "/".into(), limit: 5, usage: 9, reclaimable: 1 };
         assert_eq!(limit.remaining(), 0);
-        let limit = MemoryLimit {
-            path: "/".into(),
-            limit: 5,
-            usage: 1,
-            reclaimable: 9,
-        };
+        let limit = MemoryLimit { path: "/".into(), limit: 5, usage: 1, reclaimable: 9 };
         assert_eq!(limit.remaining(), 5);
         assert_eq!(
             parse_file_cache(b"inactive_file 18446744073709551615\nactive_file 7", true),
@@ -423,11 +351,7 @@ mod tests {
         let table = mount_table().expect("/proc is mounted");
         let mounted = |name: &[u8]| parse_mount_table(&table).any(|line| line.file_system == name);
         if mounted(b"cgroup2") {
-            assert!(
-                places_of_this_process("memory")
-                    .iter()
-                    .any(|place| place.version_2)
-            );
+            assert!(places_of_this_process("memory").iter().any(|place| place.version_2));
         }
         for place in places_of_this_process("memory") {
             assert!(place.upwards().count() >= 1, "{place:?}");

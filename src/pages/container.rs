@@ -23,11 +23,7 @@ const FIRST_NAMESPACES: [(&str, &str); 4] = [
 
 /// What made the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ContainerKind {
     /// Docker, or another runtime that marks itself so.
@@ -127,11 +123,7 @@ fn parse_runtime(cgroups: &[u8]) -> Option<(ContainerKind, &'static str)> {
     ];
     WORDS.into_iter().find_map(|(word, kind)| {
         parse_memberships(cgroups)
-            .any(|line| {
-                line.path
-                    .windows(word.len())
-                    .any(|part| part == word.as_bytes())
-            })
+            .any(|line| line.path.windows(word.len()).any(|part| part == word.as_bytes()))
             .then_some((kind, word))
     })
 }
@@ -140,10 +132,7 @@ fn decide(signals: &Signals) -> Option<Container> {
     let mut found = Vec::new();
     let mut note = |kind, text: String| found.push((kind, text));
     if signals.kubernetes_variable {
-        note(
-            ContainerKind::Kubernetes,
-            "KUBERNETES_SERVICE_HOST is set".to_owned(),
-        );
+        note(ContainerKind::Kubernetes, "KUBERNETES_SERVICE_HOST is set".to_owned());
     }
     if let Some((kind, word)) = parse_runtime(&signals.cgroups) {
         note(kind, format!("cgroup path with {word:?}"));
@@ -154,18 +143,12 @@ fn decide(signals: &Signals) -> Option<Container> {
             note(ContainerKind::Kubernetes, text);
         }
         if signals.podman_file {
-            note(
-                ContainerKind::Podman,
-                "/run/.containerenv exists".to_owned(),
-            );
+            note(ContainerKind::Podman, "/run/.containerenv exists".to_owned());
         }
         if signals.docker_file {
             note(ContainerKind::Docker, "/.dockerenv exists".to_owned());
         }
-        if let Some(value) = signals
-            .container_variable
-            .as_deref()
-            .filter(|value| !value.is_empty())
+        if let Some(value) = signals.container_variable.as_deref().filter(|value| !value.is_empty())
         {
             let kind = match value {
                 "docker" => ContainerKind::Docker,
@@ -182,15 +165,9 @@ fn decide(signals: &Signals) -> Option<Container> {
         ContainerKind::Docker,
         ContainerKind::Other,
     ];
-    let kind = order
-        .into_iter()
-        .find(|kind| found.iter().any(|(found, _)| found == kind))?;
+    let kind = order.into_iter().find(|kind| found.iter().any(|(found, _)| found == kind))?;
     let signals_found = found.into_iter().map(|(_, text)| text).collect();
-    Some(Container {
-        kind,
-        signals: signals_found,
-        may_resize: signals.may_resize,
-    })
+    Some(Container { kind, signals: signals_found, may_resize: signals.may_resize })
 }
 
 /// The container this process runs in, as far as it can be told; `None` on a machine of its own.
@@ -208,27 +185,15 @@ mod tests {
 
     #[test]
     fn each_runtime_is_known_by_its_signals() {
-        let docker = Signals {
-            docker_file: true,
-            ..Signals::default()
-        };
+        let docker = Signals { docker_file: true, ..Signals::default() };
         assert_eq!(kind(&docker), Some(ContainerKind::Docker));
-        let podman = Signals {
-            podman_file: true,
-            ..Signals::default()
-        };
+        let podman = Signals { podman_file: true, ..Signals::default() };
         assert_eq!(kind(&podman), Some(ContainerKind::Podman));
-        let pod = Signals {
-            kubernetes_variable: true,
-            docker_file: true,
-            ..Signals::default()
-        };
+        let pod = Signals { kubernetes_variable: true, docker_file: true, ..Signals::default() };
         assert_eq!(kind(&pod), Some(ContainerKind::Kubernetes));
         assert_eq!(decide(&pod).expect("a pod").signals.len(), 2);
-        let nspawn = Signals {
-            container_variable: Some("systemd-nspawn".to_owned()),
-            ..Signals::default()
-        };
+        let nspawn =
+            Signals { container_variable: Some("systemd-nspawn".to_owned()), ..Signals::default() };
         assert_eq!(kind(&nspawn), Some(ContainerKind::Other));
         assert_eq!(kind(&Signals::default()), None);
     }
@@ -254,21 +219,10 @@ mod tests {
         let pod = b"0::/kubepods.slice/kubepods-burstable.slice/cri-containerd-1.scope";
         assert_eq!(runtime(pod), Some(ContainerKind::Kubernetes));
         assert_eq!(runtime(b"4:memory:/docker/1"), Some(ContainerKind::Docker));
-        assert_eq!(
-            runtime(b"0::/system.slice/docker-1.scope"),
-            Some(ContainerKind::Docker)
-        );
-        assert_eq!(
-            runtime(b"0::/machine.slice/libpod-1.scope"),
-            Some(ContainerKind::Podman)
-        );
+        assert_eq!(runtime(b"0::/system.slice/docker-1.scope"), Some(ContainerKind::Docker));
+        assert_eq!(runtime(b"0::/machine.slice/libpod-1.scope"), Some(ContainerKind::Podman));
         assert_eq!(runtime(b"0::/lxc/box"), Some(ContainerKind::Other));
-        for none in [
-            &b""[..],
-            b"0::/",
-            b"0::/user.slice",
-            b"0::/system.slice/docker.service",
-        ] {
+        for none in [&b""[..], b"0::/", b"0::/user.slice", b"0::/system.slice/docker.service"] {
             assert_eq!(runtime(none), None, "{}", none.escape_ascii());
         }
     }

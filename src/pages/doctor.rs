@@ -3,185 +3,18 @@
 //! The findings are read off the machine. Whether 2 MiB pages are usable is
 //! not concluded from them: one page is taken and given back.
 
-use super::container::Container;
+use super::findings::{Finding, FindingCode, Report, Severity};
+use super::logind;
 use super::remedy::{mount_point, remedy_for};
-use super::{Machine, Mount, Pool, ThpMode, remedy};
+use super::{Machine, Mount, Pool, ThpMode};
 use crate::error::{RefusalCode, Result, Rung};
 use crate::size::{PageSize, format_bytes};
-use crate::sys::{probe, text};
-use core::fmt;
+use crate::sys::probe;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 
 /// A tmpfs smaller than this is the 64 MiB that container runtimes hand out, or less.
 const SHM_SMALL: u64 = 256 << 20;
-
-/// The first user number that is a person's, by the custom of all distributions.
-const FIRST_REGULAR_UID: u32 = 1000;
-
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Some ways to use huge pages are closed, or segments may get lost.
-    Warning,
-    /// Huge pages cannot be used, or names cannot.
-    Problem,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Problem => "problem",
-        })
-    }
-}
-
-/// What was found; stable, for programs to match on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
-#[non_exhaustive]
-pub enum FindingCode {
-    /// The kernel has no huge page pools, or hides them.
-    NoPools,
-    /// The pool has no pages and may not make any.
-    PoolEmpty,
-    /// The pool has pages, and all of them are taken or promised.
-    PoolExhausted,
-    /// The kernel has no pages of 1 GiB, or its pool is empty.
-    NoGiganticPages,
-    /// No hugetlbfs of this page size is mounted.
-    NoMount,
-    /// Mounts are there, and this user may write to none of them.
-    MountNotWritable,
-    /// The mount's quota is used up.
-    MountQuota,
-    /// A hugetlb limit of a cgroup leaves no page.
-    CgroupLimit,
-    /// This user may not make System V segments on huge pages.
-    ShmNotPermitted,
-    /// Transparent huge pages are switched off for shared memory.
-    ThpSharedOff,
-    /// Transparent huge pages are switched off for this process or for private memory.
-    ThpOff,
-    /// `/dev/shm` is missing, no tmpfs or not writable: names cannot be kept there.
-    ShmFolderUnusable,
-    /// `/dev/shm` is small.
-    ShmFolderSmall,
-    /// A memory limit of a cgroup bounds what is not on huge pages.
-    MemoryLimit,
-    /// logind removes this user's shared memory at logout.
-    RemoveIpc,
-    /// The limit on locked memory is low, which does not matter to huge pages.
-    MemlockIrrelevant,
-    /// A 2 MiB page could not be taken, although nothing above says why.
-    PageRefused,
-}
-
-impl FindingCode {
-    /// The stable word for this code, as printed and as written to JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPools => "no-pools",
-            Self::PoolEmpty => "pool-empty",
-            Self::PoolExhausted => "pool-exhausted",
-            Self::NoGiganticPages => "no-gigantic-pages",
-            Self::NoMount => "no-mount",
-            Self::MountNotWritable => "mount-not-writable",
-            Self::MountQuota => "mount-quota",
-            Self::CgroupLimit => "cgroup-limit",
-            Self::ShmNotPermitted => "shm-not-permitted",
-            Self::ThpSharedOff => "thp-shared-off",
-            Self::ThpOff => "thp-off",
-            Self::ShmFolderUnusable => "shm-folder-unusable",
-            Self::ShmFolderSmall => "shm-folder-small",
-            Self::MemoryLimit => "memory-limit",
-            Self::RemoveIpc => "remove-ipc",
-            Self::MemlockIrrelevant => "memlock-irrelevant",
-            Self::PageRefused => "page-refused",
-        }
-    }
-}
-
-/// One thing that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Finding {
-    /// What it is.
-    pub code: FindingCode,
-    /// How much it matters.
-    pub severity: Severity,
-    /// What was seen, with its numbers.
-    pub text: String,
-    /// What to do about it here; empty where nothing needs to be done.
-    pub remedy: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} [{}]: {}",
-            self.severity,
-            self.code.as_str(),
-            self.text
-        )?;
-        if self.remedy.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "\n  try: {}", self.remedy)
-        }
-    }
-}
-
-/// All that was found, the worst first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Report {
-    /// Whether this user could take a 2 MiB page from the pool a moment ago.
-    pub usable_2m: bool,
-    /// The effective user whom this is about.
-    pub uid: u32,
-    /// The container this runs in, as far as it can be told.
-    pub container: Option<Container>,
-    /// What was found.
-    pub findings: Vec<Finding>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for finding in &self.findings {
-            writeln!(f, "{finding}")?;
-        }
-        if let Some(container) = &self.container {
-            writeln!(f, "this is a container: {container}")?;
-        }
-        let usable = if self.usable_2m {
-            "can use"
-        } else {
-            "cannot use"
-        };
-        write!(f, "user {} {usable} 2M huge pages", self.uid)
-    }
-}
 
 /// Collects findings; the worst come first in the end.
 struct Findings<'a> {
@@ -191,16 +24,15 @@ struct Findings<'a> {
 
 impl Findings<'_> {
     fn add(&mut self, code: FindingCode, severity: Severity, text: String, remedy: String) {
-        self.found.push(Finding {
-            code,
-            severity,
-            text,
-            remedy,
-        });
+        self.found.push(Finding { code, severity, text, remedy });
     }
 
     fn remedy(&self, code: RefusalCode, rung: Rung) -> String {
-        remedy_for(code, rung, 1, self.machine.container.as_ref())
+        self.remedy_for_pages(code, rung, 1)
+    }
+
+    fn remedy_for_pages(&self, code: RefusalCode, rung: Rung, pages: u64) -> String {
+        remedy_for(code, rung, pages, self.machine.container.as_ref())
     }
 
     fn pool(&mut self, pool: &Pool) {
@@ -208,16 +40,8 @@ impl Findings<'_> {
         if pool.available() > 0 {
             return;
         }
-        let remedy = match &self.machine.container {
-            Some(container) if !container.may_resize => {
-                self.remedy(RefusalCode::PoolTooSmall, Rung::Huge(size))
-            }
-            // A page alone carries nobody far: 64 of them are the example of every manual.
-            _ => format!(
-                "as root: hugeshm reserve {size} {}",
-                remedy::total_for(pool, 64)
-            ),
-        };
+        // A page alone carries nobody far.
+        let remedy = self.remedy_for_pages(RefusalCode::PoolTooSmall, Rung::Huge(size), 64);
         if pool.total == 0 {
             let text = format!("the pool of {size} pages is empty");
             self.add(FindingCode::PoolEmpty, Severity::Problem, text, remedy);
@@ -249,12 +73,8 @@ impl Findings<'_> {
     }
 
     fn mounts(&mut self, size: PageSize) {
-        let mounts: Vec<&Mount> = self
-            .machine
-            .mounts
-            .iter()
-            .filter(|mount| mount.page_size == size)
-            .collect();
+        let mounts: Vec<&Mount> =
+            self.machine.mounts.iter().filter(|mount| mount.page_size == size).collect();
         let rung = Rung::Huge(size);
         if mounts.is_empty() {
             let remedy = self.remedy(RefusalCode::NoMount, rung);
@@ -265,12 +85,7 @@ impl Findings<'_> {
             let remedy = self.remedy(RefusalCode::MountNotWritable, rung);
             let listed: Vec<String> = mounts.iter().map(|mount| mount.to_string()).collect();
             let text = format!("this user may write to no hugetlbfs: {}", listed.join("; "));
-            self.add(
-                FindingCode::MountNotWritable,
-                Severity::Warning,
-                text,
-                remedy,
-            );
+            self.add(FindingCode::MountNotWritable, Severity::Warning, text, remedy);
         } else {
             let has_room = |mount: &&Mount| {
                 mount.writable && mount.limit.is_none_or(|limit| limit.free >= size.bytes())
@@ -288,25 +103,13 @@ impl Findings<'_> {
             if limit.remaining() < limit.size.bytes() {
                 let remedy = self.remedy(RefusalCode::CgroupLimit, Rung::Huge(limit.size));
                 let default = self.machine.default_huge == Some(limit.size);
-                let severity = if default {
-                    Severity::Problem
-                } else {
-                    Severity::Warning
-                };
-                self.add(
-                    FindingCode::CgroupLimit,
-                    severity,
-                    limit.to_string(),
-                    remedy,
-                );
+                let severity = if default { Severity::Problem } else { Severity::Warning };
+                self.add(FindingCode::CgroupLimit, severity, limit.to_string(), remedy);
             }
         }
         if let Some(limit) = &self.machine.memory_limit {
             let (severity, remedy) = if limit.remaining() < SHM_SMALL {
-                (
-                    Severity::Warning,
-                    self.remedy(RefusalCode::MemoryLimit, Rung::Base),
-                )
+                (Severity::Warning, self.remedy(RefusalCode::MemoryLimit, Rung::Base))
             } else {
                 (Severity::Info, String::new())
             };
@@ -316,10 +119,7 @@ impl Findings<'_> {
         let shm = &self.machine.shm;
         if let (false, Some(size)) = (shm.may_use_hugetlb, self.machine.default_huge) {
             let remedy = self.remedy(RefusalCode::ShmNotPermitted, Rung::Huge(size));
-            let text = format!(
-                "System V segments on huge pages are closed to it: {}",
-                shm.reason
-            );
+            let text = format!("System V segments on huge pages are closed to it: {}", shm.reason);
             self.add(FindingCode::ShmNotPermitted, Severity::Info, text, remedy);
         }
         // What the kernel counts as locked is memory pinned by mlock; pages of a pool never are.
@@ -331,12 +131,7 @@ impl Findings<'_> {
                 "locked memory is limited to {}; huge pages are never swapped and need no lock",
                 format_bytes(soft)
             );
-            self.add(
-                FindingCode::MemlockIrrelevant,
-                Severity::Info,
-                text,
-                String::new(),
-            );
+            self.add(FindingCode::MemlockIrrelevant, Severity::Info, text, String::new());
         }
     }
 
@@ -353,23 +148,13 @@ impl Findings<'_> {
             }
             None => {
                 let text = "the kernel has no transparent huge pages for shared memory".to_owned();
-                self.add(
-                    FindingCode::ThpSharedOff,
-                    Severity::Info,
-                    text,
-                    String::new(),
-                );
+                self.add(FindingCode::ThpSharedOff, Severity::Info, text, String::new());
             }
             _ => {}
         }
         if self.machine.thp.disabled_for_process {
             let text = "this process may have no transparent huge pages (PR_SET_THP_DISABLE)";
-            self.add(
-                FindingCode::ThpOff,
-                Severity::Info,
-                text.to_owned(),
-                String::new(),
-            );
+            self.add(FindingCode::ThpOff, Severity::Info, text.to_owned(), String::new());
         } else if self.machine.thp.enabled == Some(ThpMode::Never) {
             let text = "transparent huge pages are `never` for private memory".to_owned();
             self.add(FindingCode::ThpOff, Severity::Info, text, String::new());
@@ -381,12 +166,7 @@ impl Findings<'_> {
             Some(folder) if !folder.writable => {
                 let text = "this user may not write to /dev/shm, where names are kept".to_owned();
                 let remedy = "HUGESHM_DIR=a writable folder on tmpfs".to_owned();
-                self.add(
-                    FindingCode::ShmFolderUnusable,
-                    Severity::Problem,
-                    text,
-                    remedy,
-                );
+                self.add(FindingCode::ShmFolderUnusable, Severity::Problem, text, remedy);
             }
             Some(folder) if folder.bytes != 0 && folder.bytes < SHM_SMALL => {
                 let text = format!(
@@ -401,15 +181,10 @@ impl Findings<'_> {
             None => {
                 let text = "/dev/shm, where names are kept, is no tmpfs".to_owned();
                 let remedy = "mount -t tmpfs tmpfs /dev/shm".to_owned();
-                self.add(
-                    FindingCode::ShmFolderUnusable,
-                    Severity::Problem,
-                    text,
-                    remedy,
-                );
+                self.add(FindingCode::ShmFolderUnusable, Severity::Problem, text, remedy);
             }
         }
-        if removes_ipc(geteuid().as_raw()) {
+        if logind::removes_ipc(geteuid().as_raw()) {
             let text = "logind removes this user's shared memory when the last session ends; \
                         segments on /dev/shm and their names go with it"
                 .to_owned();
@@ -433,10 +208,7 @@ pub fn doctor() -> Result<Report> {
 }
 
 fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
-    let mut findings = Findings {
-        machine,
-        found: Vec::new(),
-    };
+    let mut findings = Findings { machine, found: Vec::new() };
     let usual = machine
         .pool(PageSize::SIZE_2M)
         .or_else(|| machine.default_huge.and_then(|size| machine.pool(size)));
@@ -456,18 +228,10 @@ fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
     findings.limits();
     findings.transparent();
     findings.names();
-    let explained = findings
-        .found
-        .iter()
-        .any(|finding| finding.severity == Severity::Problem);
+    let explained = findings.found.iter().any(|finding| finding.severity == Severity::Problem);
     if let (Err(errno), false) = (probed, explained) {
         let text = format!("a page of 2M could not be taken: {errno}");
-        findings.add(
-            FindingCode::PageRefused,
-            Severity::Problem,
-            text,
-            String::new(),
-        );
+        findings.add(FindingCode::PageRefused, Severity::Problem, text, String::new());
     }
     let mut found = findings.found;
     found.sort_by_key(|finding| core::cmp::Reverse(finding.severity));
@@ -479,97 +243,15 @@ fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
     }
 }
 
-/// Whether logind runs here and takes the shared memory of user `uid` away at logout.
-fn removes_ipc(uid: u32) -> bool {
-    let exists = |path: &str| Path::new(path).exists();
-    let logind = exists("/run/systemd/system") && exists("/run/systemd/seats");
-    let lingers = nix::unistd::User::from_uid(uid.into())
-        .ok()
-        .flatten()
-        .is_some_and(|user| {
-            Path::new("/var/lib/systemd/linger")
-                .join(user.name)
-                .exists()
-        });
-    logind && uid >= FIRST_REGULAR_UID && !lingers && configured_to_remove(&logind_files())
-}
-
-/// logind's settings in the order in which they apply.
-fn logind_files() -> Vec<Vec<u8>> {
-    const FOLDERS: [&str; 4] = [
-        "/usr/lib/systemd",
-        "/usr/local/lib/systemd",
-        "/run/systemd",
-        "/etc/systemd",
-    ];
-    // Of two drop-ins with the same name the one in the later folder replaces the other.
-    let mut parts: BTreeMap<OsString, PathBuf> = BTreeMap::new();
-    let mut main = None;
-    for folder in FOLDERS.map(Path::new) {
-        let file = folder.join("logind.conf");
-        if file.exists() {
-            main = Some(file);
-        }
-        let folder = folder.join("logind.conf.d");
-        for name in text::names(&folder) {
-            if name.as_encoded_bytes().ends_with(b".conf") {
-                parts.insert(name.clone(), folder.join(name));
-            }
-        }
-    }
-    main.into_iter()
-        .chain(parts.into_values())
-        .filter_map(|file| text::read_optional(&file))
-        .collect()
-}
-
-/// Whether the settings, read in order, say `RemoveIPC=yes`, which is also the default.
-fn configured_to_remove(files: &[Vec<u8>]) -> bool {
-    files
-        .iter()
-        .filter_map(|file| parse_remove_ipc(file))
-        .last()
-        .unwrap_or(true)
-}
-
-/// The last `RemoveIPC=` in the `[Login]` section of one file.
-fn parse_remove_ipc(file: &[u8]) -> Option<bool> {
-    let mut in_section = false;
-    let mut found = None;
-    for line in text::lines(file).map(<[u8]>::trim_ascii) {
-        if line.starts_with(b"[") {
-            in_section = line == b"[Login]";
-        } else if in_section && let Some(rest) = line.strip_prefix(b"RemoveIPC") {
-            let value = rest
-                .trim_ascii_start()
-                .strip_prefix(b"=")
-                .map(<[u8]>::trim_ascii);
-            found = match value.map(<[u8]>::to_ascii_lowercase).as_deref() {
-                Some(b"yes" | b"true" | b"on" | b"1" | b"y" | b"t") => Some(true),
-                Some(b"no" | b"false" | b"off" | b"0" | b"n" | b"f") => Some(false),
-                _ => found,
-            };
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{HugetlbLimit, LimitKind, Tmpfs};
     use super::*;
+    use crate::pages::testing::AddedPages;
+    use crate::pages::{HugetlbLimit, LimitKind, Tmpfs};
     use nix::errno::Errno;
 
     fn pool(size: PageSize, total: u64, free: u64) -> Pool {
-        Pool {
-            size,
-            total,
-            free,
-            reserved: 0,
-            surplus: 0,
-            overcommit: 0,
-            nodes: Vec::new(),
-        }
+        Pool { size, total, free, reserved: 0, surplus: 0, overcommit: 0, nodes: Vec::new() }
     }
 
     /// A machine on which nothing is wrong.
@@ -583,6 +265,7 @@ mod tests {
             device: 1,
             root: "/".into(),
             read_only: false,
+            reachable: true,
             writable: true,
             limit: None,
             files_free: None,
@@ -598,21 +281,13 @@ mod tests {
         machine.memory_limit = None;
         machine.container = None;
         let path = "/dev/shm".into();
-        machine.shm_folder = Some(Tmpfs {
-            path,
-            bytes: 1 << 32,
-            free: 1 << 32,
-            writable: true,
-        });
+        machine.shm_folder = Some(Tmpfs { path, bytes: 1 << 32, free: 1 << 32, writable: true });
         machine
     }
 
     fn codes(machine: &Machine, probed: nix::Result<()>) -> Vec<FindingCode> {
         let silent = [FindingCode::MemlockIrrelevant, FindingCode::RemoveIpc];
-        let findings = examine(machine, probed)
-            .findings
-            .into_iter()
-            .map(|finding| finding.code);
+        let findings = examine(machine, probed).findings.into_iter().map(|finding| finding.code);
         findings.filter(|code| !silent.contains(code)).collect()
     }
 
@@ -634,10 +309,7 @@ mod tests {
         let taken = changed(|machine| machine.pools[0] = pool(PageSize::SIZE_2M, 8, 0));
         assert_eq!(codes(&taken, refused), [FindingCode::PoolExhausted]);
         let none = changed(|machine| (machine.pools, machine.default_huge) = (Vec::new(), None));
-        assert_eq!(
-            codes(&none, refused),
-            [FindingCode::NoPools, FindingCode::NoGiganticPages]
-        );
+        assert_eq!(codes(&none, refused), [FindingCode::NoPools, FindingCode::NoGiganticPages]);
         let unmounted = changed(|machine| machine.mounts.clear());
         assert_eq!(codes(&unmounted, Ok(())), [FindingCode::NoMount]);
         let closed = changed(|machine| machine.mounts[0].writable = false);
@@ -673,66 +345,21 @@ mod tests {
         machine.mounts.clear();
         let report = examine(&machine, Err(Errno::ENOMEM));
         assert!(!report.usable_2m);
-        assert!(
-            report
-                .findings
-                .is_sorted_by(|a, b| a.severity >= b.severity)
-        );
+        assert!(report.findings.is_sorted_by(|a, b| a.severity >= b.severity));
         for finding in &report.findings {
             assert!(finding.severity < Severity::Warning || !finding.remedy.is_empty());
         }
-        assert!(
-            report
-                .to_string()
-                .contains("try: as root: hugeshm reserve 2M 64"),
-            "{report}"
-        );
-    }
-
-    #[test]
-    fn the_last_setting_of_logind_counts_and_only_in_its_section() {
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\n RemoveIPC = no \n"),
-            Some(false)
-        );
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\nRemoveIPC=no\nRemoveIPC=yes\n"),
-            Some(true)
-        );
-        assert_eq!(
-            parse_remove_ipc(b"RemoveIPC=no\n[Other]\nRemoveIPC=no"),
-            None
-        );
-        assert_eq!(
-            parse_remove_ipc(b"[Login]\n#RemoveIPC=no\nRemoveIPCx=no\nRemoveIPC"),
-            None
-        );
-        assert_eq!(parse_remove_ipc(b"[Login]\nRemoveIPC=\xff\n"), None);
-        assert!(configured_to_remove(&[]));
-        let files = [
-            b"[Login]\nRemoveIPC=yes".to_vec(),
-            b"[Login]\nRemoveIPC=0".to_vec(),
-        ];
-        assert!(!configured_to_remove(&files));
+        assert!(report.to_string().contains("hugeshm reserve 2M 64"), "{report}");
     }
 
     #[test]
     fn a_page_that_can_be_taken_is_given_back() {
-        let _guard = super::super::resize::tests::serialised();
-        if !geteuid().is_root() {
-            eprintln!("SKIP: only root may resize pools");
-            return;
-        }
         let size = PageSize::SIZE_2M;
-        let keeps = || {
-            super::super::pool(size)
-                .expect("readable")
-                .expect("listed")
-                .persistent()
+        let Some(pages) = AddedPages::add(size, None, 4) else {
+            return;
         };
-        super::super::resize_pool(size, None, keeps() + 1).expect("one page is there");
         let probed = probe::take_huge_page(size);
-        super::super::resize_pool(size, None, keeps() - 1).expect("it goes again");
+        drop(pages);
         assert_eq!(probed, Ok(()));
         let odd = PageSize::new(1 << 50).expect("a power of two");
         assert!(probe::take_huge_page(odd).is_err());

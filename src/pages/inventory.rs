@@ -18,7 +18,6 @@ const NODES: &str = "/sys/devices/system/node";
 /// The kernel keeps `reserved <= free <= total`. The numbers are read one after another, so a
 /// busy machine may show a moment in which they do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Pool {
     /// The page size.
@@ -58,9 +57,7 @@ impl Pool {
     /// may still make. The latter need memory that it may fail to find.
     pub fn available(&self) -> u64 {
         let surplus = self.overcommit.saturating_sub(self.surplus);
-        self.free
-            .saturating_sub(self.reserved)
-            .saturating_add(surplus)
+        self.free.saturating_sub(self.reserved).saturating_add(surplus)
     }
 
     /// Pages configured to stay in the pool.
@@ -69,23 +66,36 @@ impl Pool {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for Pool {
+    /// The counters, and what is reckoned from them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut pool = serializer.serialize_struct("Pool", 8)?;
+        pool.serialize_field("size", &self.size)?;
+        pool.serialize_field("total", &self.total)?;
+        pool.serialize_field("free", &self.free)?;
+        pool.serialize_field("reserved", &self.reserved)?;
+        pool.serialize_field("surplus", &self.surplus)?;
+        pool.serialize_field("overcommit", &self.overcommit)?;
+        pool.serialize_field("available", &self.available())?;
+        pool.serialize_field("nodes", &self.nodes)?;
+        pool.end()
+    }
+}
+
 /// The folder of the pool of `size`, of one node or of the machine.
 pub(super) fn pool_folder(size: PageSize, node: Option<u32>) -> PathBuf {
     let name = format!("hugepages-{}kB", size.bytes() >> 10);
     match node {
         None => Path::new(POOLS).join(name),
-        Some(node) => Path::new(NODES)
-            .join(format!("node{node}/hugepages"))
-            .join(name),
+        Some(node) => Path::new(NODES).join(format!("node{node}/hugepages")).join(name),
     }
 }
 
 /// The page size in a folder's name: `hugepages-2048kB`.
 fn parse_pool_name(name: &OsStr) -> Option<PageSize> {
-    let kilobytes = name
-        .as_encoded_bytes()
-        .strip_prefix(b"hugepages-")?
-        .strip_suffix(b"kB")?;
+    let kilobytes = name.as_encoded_bytes().strip_prefix(b"hugepages-")?.strip_suffix(b"kB")?;
     PageSize::new(text::parse_number(kilobytes)?.checked_mul(1024)?)
 }
 
@@ -98,10 +108,7 @@ fn parse_node_name(name: &OsStr) -> Option<u32> {
 /// The huge page sizes of this kernel in ascending order, from a folder of pools.
 fn sizes() -> Vec<PageSize> {
     let names = text::names(Path::new(POOLS));
-    let mut sizes: Vec<PageSize> = names
-        .iter()
-        .filter_map(|name| parse_pool_name(name))
-        .collect();
+    let mut sizes: Vec<PageSize> = names.iter().filter_map(|name| parse_pool_name(name)).collect();
     sizes.sort_unstable();
     sizes
 }
@@ -109,10 +116,7 @@ fn sizes() -> Vec<PageSize> {
 /// The numbers of the nodes that sysfs shows, in ascending order.
 pub(super) fn nodes() -> Vec<u32> {
     let names = text::names(Path::new(NODES));
-    let mut nodes: Vec<u32> = names
-        .iter()
-        .filter_map(|name| parse_node_name(name))
-        .collect();
+    let mut nodes: Vec<u32> = names.iter().filter_map(|name| parse_node_name(name)).collect();
     nodes.sort_unstable();
     nodes
 }
@@ -126,12 +130,7 @@ fn read_pool(size: PageSize) -> Option<Pool> {
         let count = |name: &str| text::number(&folder.join(name)).unwrap_or(0);
         let total = text::number(&folder.join("nr_hugepages"))?;
         let (free, surplus) = (count("free_hugepages"), count("surplus_hugepages"));
-        Some(NodePool {
-            node,
-            total,
-            free,
-            surplus,
-        })
+        Some(NodePool { node, total, free, surplus })
     };
     Some(Pool {
         size,
@@ -165,11 +164,7 @@ fn meminfo_pool() -> Option<Pool> {
 /// Every pool of this kernel, in ascending order of page size.
 pub fn pools() -> Vec<Pool> {
     let pools: Vec<Pool> = sizes().into_iter().filter_map(read_pool).collect();
-    if pools.is_empty() {
-        meminfo_pool().into_iter().collect()
-    } else {
-        pools
-    }
+    if pools.is_empty() { meminfo_pool().into_iter().collect() } else { pools }
 }
 
 /// The pool of pages of `size`; `None` if the kernel has no such size.
@@ -195,15 +190,7 @@ mod tests {
 
     fn pool_of(free: u64, reserved: u64, surplus: u64, overcommit: u64) -> Pool {
         let size = PageSize::SIZE_2M;
-        Pool {
-            size,
-            total: free,
-            free,
-            reserved,
-            surplus,
-            overcommit,
-            nodes: Vec::new(),
-        }
+        Pool { size, total: free, free, reserved, surplus, overcommit, nodes: Vec::new() }
     }
 
     #[test]
@@ -217,14 +204,8 @@ mod tests {
 
     #[test]
     fn folder_names_that_are_no_pool_are_skipped() {
-        assert_eq!(
-            parse_pool_name("hugepages-2048kB".as_ref()),
-            Some(PageSize::SIZE_2M)
-        );
-        assert_eq!(
-            parse_pool_name("hugepages-64kB".as_ref()),
-            PageSize::new(65536)
-        );
+        assert_eq!(parse_pool_name("hugepages-2048kB".as_ref()), Some(PageSize::SIZE_2M));
+        assert_eq!(parse_pool_name("hugepages-64kB".as_ref()), PageSize::new(65536));
         for bad in [
             "hugepages-kB",
             "hugepages-3kB",
@@ -245,9 +226,7 @@ mod tests {
         let Some(told) = parse_meminfo_pool(&meminfo) else {
             return;
         };
-        let read = pool(told.size)
-            .expect("readable")
-            .expect("the default size has a pool");
+        let read = pool(told.size).expect("readable").expect("the default size has a pool");
         assert_eq!(default_huge(), Some(told.size));
         // Others resize pools while this runs, so only what cannot change is compared exactly.
         assert_eq!(read.size, told.size);

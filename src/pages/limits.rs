@@ -50,26 +50,16 @@ struct IdRange {
 fn parse_id_map(map: &[u8]) -> Vec<IdRange> {
     text::lines(map)
         .filter_map(|line| {
-            let mut numbers = line
-                .split(u8::is_ascii_whitespace)
-                .filter(|word| !word.is_empty());
+            let mut numbers = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             let mut next = || text::parse_number(numbers.next()?);
-            Some(IdRange {
-                inside: next()?,
-                outside: next()?,
-                count: next()?,
-            })
+            Some(IdRange { inside: next()?, outside: next()?, count: next()? })
         })
         .collect()
 }
 
 /// Whether a map is the one of the machine's first user namespace (or there is none).
 fn is_first_namespace(map: &[IdRange]) -> bool {
-    let whole = IdRange {
-        inside: 0,
-        outside: 0,
-        count: 4_294_967_295,
-    };
+    let whole = IdRange { inside: 0, outside: 0, count: 4_294_967_295 };
     map.is_empty() || map == [whole]
 }
 
@@ -105,24 +95,15 @@ fn judge(status: &[u8], gid_map: &[u8], group: Option<u32>) -> (bool, String) {
     // The second number of `Gid:` is the effective group.
     let mut groups = words("Gid:").nth(1).into_iter().chain(words("Groups:"));
     match group {
-        None => (
-            false,
-            "no CAP_IPC_LOCK, and the kernel has no hugetlb_shm_group".to_owned(),
-        ),
+        None => (false, "no CAP_IPC_LOCK, and the kernel has no hugetlb_shm_group".to_owned()),
         Some(group) if groups.any(|own| outside(&map, own) == Some(u64::from(group))) => {
             (true, format!("in hugetlb_shm_group {group}"))
         }
         Some(group) if capable => {
             let text = "CAP_IPC_LOCK holds only inside this user namespace";
-            (
-                false,
-                format!("{text}, and not in hugetlb_shm_group {group}"),
-            )
+            (false, format!("{text}, and not in hugetlb_shm_group {group}"))
         }
-        Some(group) => (
-            false,
-            format!("no CAP_IPC_LOCK and not in hugetlb_shm_group {group}"),
-        ),
+        Some(group) => (false, format!("no CAP_IPC_LOCK and not in hugetlb_shm_group {group}")),
     }
 }
 
@@ -131,11 +112,8 @@ pub fn shm_limits() -> ShmLimits {
     let optional = |path: &str| text::read_optional(Path::new(path)).unwrap_or_default();
     let number = |path: &str| text::number(Path::new(path));
     let group = number("/proc/sys/vm/hugetlb_shm_group").and_then(|gid| u32::try_from(gid).ok());
-    let (may_use_hugetlb, reason) = judge(
-        &optional("/proc/thread-self/status"),
-        &optional("/proc/self/gid_map"),
-        group,
-    );
+    let (may_use_hugetlb, reason) =
+        judge(&optional("/proc/thread-self/status"), &optional("/proc/self/gid_map"), group);
     ShmLimits {
         may_use_hugetlb,
         reason,
@@ -169,50 +147,27 @@ mod tests {
 
     #[test]
     fn the_capability_or_the_group_permits_and_the_reason_says_which() {
-        assert_eq!(
-            judge(ROOT, FIRST, Some(7)),
-            (true, "has CAP_IPC_LOCK".to_owned())
-        );
-        assert_eq!(
-            judge(USER, FIRST, Some(27)),
-            (true, "in hugetlb_shm_group 27".to_owned())
-        );
-        assert_eq!(judge(USER, FIRST, Some(1000)).0, true);
-        assert_eq!(judge(USER, FIRST, Some(0)).0, false);
-        assert_eq!(judge(USER, FIRST, None).0, false);
+        assert_eq!(judge(ROOT, FIRST, Some(7)), (true, "has CAP_IPC_LOCK".to_owned()));
+        assert_eq!(judge(USER, FIRST, Some(27)), (true, "in hugetlb_shm_group 27".to_owned()));
+        assert!(judge(USER, FIRST, Some(1000)).0);
+        assert!(!judge(USER, FIRST, Some(0)).0);
+        assert!(!judge(USER, FIRST, None).0);
     }
 
     #[test]
     fn a_user_namespace_lends_neither_the_capability_nor_its_group_numbers() {
-        assert_eq!(judge(ROOT, INNER, Some(0)).0, false);
-        assert_eq!(judge(ROOT, INNER, Some(100_000)).0, true);
-        assert_eq!(judge(USER, INNER, Some(101_000)).0, true);
+        assert!(!judge(ROOT, INNER, Some(0)).0);
+        assert!(judge(ROOT, INNER, Some(100_000)).0);
+        assert!(judge(USER, INNER, Some(101_000)).0);
     }
 
     #[test]
     fn nonsense_permits_nothing() {
-        for status in [
-            &b""[..],
-            b"CapEff:\n",
-            b"CapEff: zz\nGid:\t1\n",
-            b"Groups: \xff 1e9\n",
-        ] {
-            assert_eq!(
-                judge(status, FIRST, Some(5)).0,
-                false,
-                "{}",
-                status.escape_ascii()
-            );
+        for status in [&b""[..], b"CapEff:\n", b"CapEff: zz\nGid:\t1\n", b"Groups: \xff 1e9\n"] {
+            assert!(!judge(status, FIRST, Some(5)).0, "{}", status.escape_ascii());
         }
-        assert_eq!(
-            parse_id_map(b"1 2\n\xff\n0 1 2 3\n18446744073709551616 1 1\n").len(),
-            1
-        );
-        let edge = [IdRange {
-            inside: 0,
-            outside: u64::MAX,
-            count: u64::MAX,
-        }];
+        assert_eq!(parse_id_map(b"1 2\n\xff\n0 1 2 3\n18446744073709551616 1 1\n").len(), 1);
+        let edge = [IdRange { inside: 0, outside: u64::MAX, count: u64::MAX }];
         assert_eq!(outside(&edge, 1), None);
     }
 

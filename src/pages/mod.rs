@@ -13,18 +13,23 @@
 mod cgroup;
 mod container;
 mod doctor;
+mod findings;
 mod inventory;
 mod limits;
+mod logind;
 mod mount;
 mod mounts;
 mod remedy;
 mod resize;
 mod show;
+#[cfg(test)]
+pub(crate) mod testing;
 mod thp;
 
 pub use cgroup::{HugetlbLimit, LimitKind, MemoryLimit, hugetlb_limits, memory_limit};
 pub use container::{Container, ContainerKind, container};
-pub use doctor::{Finding, FindingCode, Report, Severity, doctor};
+pub use doctor::doctor;
+pub use findings::{Finding, FindingCode, Report, Severity};
 pub use inventory::{NodePool, Pool, default_huge, pool, pools};
 pub use limits::{Memory, ShmLimits, memory, shm_limits};
 pub use mount::{MountOptions, MountOutcome, mount, unmount};
@@ -34,6 +39,7 @@ pub use resize::{reserve_for, resize_pool};
 pub use thp::{Thp, ThpMode, ThpSize, thp};
 
 use crate::error::{Error, Result};
+use crate::numa;
 use crate::size::PageSize;
 use nix::errno::Errno;
 use nix::unistd::{SysconfVar, sysconf};
@@ -51,6 +57,10 @@ pub struct Machine {
     pub base_page: PageSize,
     /// The size taken where none is named; `None` if the kernel has no huge pages.
     pub default_huge: Option<PageSize>,
+    /// The NUMA nodes that are online; node 0 alone where the kernel knows no nodes.
+    pub nodes: Vec<u32>,
+    /// Those that have memory.
+    pub memory_nodes: Vec<u32>,
     /// One pool for each huge page size of the kernel, in ascending order.
     pub pools: Vec<Pool>,
     /// The hugetlbfs mounts in sight, in mount order.
@@ -81,6 +91,8 @@ impl Machine {
         Ok(Self {
             base_page: base_page()?,
             default_huge: default_huge(),
+            nodes: numa::online().iter().collect(),
+            memory_nodes: numa::with_memory().iter().collect(),
             pools: pools(),
             mounts: mounts()?,
             shm_folder: tmpfs_at(Path::new(SHM_FOLDER)),

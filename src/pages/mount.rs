@@ -24,11 +24,7 @@ pub struct MountOptions {
 
 /// What [`mount`] found to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum MountOutcome {
     /// The file system is mounted now.
@@ -40,12 +36,7 @@ pub enum MountOutcome {
 impl MountOptions {
     /// Owned by the mounting user, mode 0755, bounded by the pool alone.
     pub const fn new() -> Self {
-        Self {
-            uid: None,
-            gid: None,
-            mode: None,
-            quota: None,
-        }
+        Self { uid: None, gid: None, mode: None, quota: None }
     }
 
     /// Owned by the user with this number.
@@ -79,12 +70,7 @@ impl MountOptions {
     ///
     /// [`ErrorKind::NotFound`]: there is no such group.
     pub fn group(self, group: &str) -> Result<Self> {
-        let known = || {
-            Group::from_name(group)
-                .ok()
-                .flatten()
-                .map(|group| group.gid)
-        };
+        let known = || Group::from_name(group).ok().flatten().map(|group| group.gid);
         let gid = group.parse().ok().map(Gid::from_raw).or_else(known);
         gid.map(|gid| self.gid(gid.as_raw())).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "look up group", group).detail("there is no such group")
@@ -151,25 +137,33 @@ impl MountOptions {
 /// - [`ErrorKind::PermissionDenied`]: mounting takes `CAP_SYS_ADMIN`.
 pub fn mount(size: PageSize, path: &Path, options: MountOptions) -> Result<MountOutcome> {
     let object = path.display().to_string();
-    known_pool(size, &object)?;
+    known_pool(OPERATION, size, &object)?;
     let words = options.words(size)?;
-    let made = match std::fs::create_dir_all(path) {
-        Ok(()) => path.canonicalize(),
-        Err(error) => Err(error),
-    };
-    let path = made.map_err(|error| denied(size, &object, text::errno_of(&error)))?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    let outcome = std::fs::create_dir_all(path)
+        .and_then(|()| path.canonicalize())
+        .map_err(|error| denied(size, &object, text::errno_of(&error)))
+        .and_then(|path| mount_at(size, &path, &object, &words));
+    if outcome.is_err() {
+        // Folders made for nothing go again; `rmdir` leaves alone what holds anything.
+        for folder in missing {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+    outcome
+}
+
+/// Mounts at an absolute `path` without symbolic links, unless that was done before.
+fn mount_at(size: PageSize, path: &Path, object: &str, words: &str) -> Result<MountOutcome> {
     if let Some(there) = mounts()?.into_iter().find(|mount| mount.path == path) {
         if there.page_size == size {
             return Ok(MountOutcome::AlreadyMounted);
         }
         return Err(Error::new(ErrorKind::BadMount, OPERATION, object)
-            .detail(format!(
-                "a hugetlbfs with {} pages is mounted there",
-                there.page_size
-            ))
+            .detail(format!("a hugetlbfs with {} pages is mounted there", there.page_size))
             .remedy(format!("another folder, such as /dev/hugepages-{size}")));
     }
-    sys::mount_hugetlbfs(&path, &words).map_err(|errno| denied(size, &object, errno))?;
+    sys::mount_hugetlbfs(path, words).map_err(|errno| denied(size, object, errno))?;
     Ok(MountOutcome::Mounted)
 }
 
@@ -218,33 +212,18 @@ mod tests {
 
     #[test]
     fn options_are_spelled_for_the_kernel_and_checked_before() {
-        let options = MountOptions::new()
-            .uid(7)
-            .gid(8)
-            .mode(0o1770)
-            .quota(4 << 20);
+        let options = MountOptions::new().uid(7).gid(8).mode(0o1770).quota(4 << 20);
         assert_eq!(
             options.words(PageSize::SIZE_2M).expect("good options"),
             "pagesize=2097152,uid=7,gid=8,mode=1770,size=4194304"
         );
-        let error = MountOptions::new()
-            .mode(0o4755)
-            .words(PageSize::SIZE_2M)
-            .expect_err("suid");
+        let error = MountOptions::new().mode(0o4755).words(PageSize::SIZE_2M).expect_err("suid");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-        let error = MountOptions::new()
-            .quota(1)
-            .words(PageSize::SIZE_2M)
-            .expect_err("no page");
+        let error = MountOptions::new().quota(1).words(PageSize::SIZE_2M).expect_err("no page");
         assert_eq!(error.kind(), ErrorKind::InvalidSize);
         assert_eq!(MountOptions::new().user("root").expect("root").uid, Some(0));
-        assert_eq!(
-            MountOptions::new().user("4711").expect("a number").uid,
-            Some(4711)
-        );
-        let error = MountOptions::new()
-            .group("no such group")
-            .expect_err("no such group");
+        assert_eq!(MountOptions::new().user("4711").expect("a number").uid, Some(4711));
+        let error = MountOptions::new().group("no such group").expect_err("no such group");
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 
@@ -255,37 +234,24 @@ mod tests {
             return;
         }
         let temporary = tempfile::tempdir().expect("a folder");
-        let path = temporary
-            .path()
-            .canonicalize()
-            .expect("there")
-            .join("a b\\c\td");
-        let options = MountOptions::new()
-            .uid(1234)
-            .gid(4321)
-            .mode(0o700)
-            .quota(5 << 20);
+        let path = temporary.path().canonicalize().expect("there").join("a b\\c\td");
+        let options = MountOptions::new().uid(1234).gid(4321).mode(0o700).quota(5 << 20);
         let outcome = mount(PageSize::SIZE_2M, &path, options).expect("root may mount");
         assert_eq!(outcome, MountOutcome::Mounted);
         let again = mount(PageSize::SIZE_2M, &path, MountOptions::new()).expect("already there");
         assert_eq!(again, MountOutcome::AlreadyMounted);
         let other = mount(PageSize::SIZE_1G, &path, MountOptions::new());
-        let listed: Vec<_> = mounts()
-            .expect("a table")
-            .into_iter()
-            .filter(|mount| mount.path == path)
-            .collect();
+        let listed: Vec<_> =
+            mounts().expect("a table").into_iter().filter(|mount| mount.path == path).collect();
         unmount(&path).expect("nothing is open on it");
 
-        let [found] = &listed[..] else {
-            panic!("listed {} times", listed.len())
-        };
+        let [found] = &listed[..] else { panic!("listed {} times", listed.len()) };
         assert_eq!(found.page_size, PageSize::SIZE_2M);
         assert_eq!((found.uid, found.gid, found.mode), (1234, 4321, 0o700));
         let limit = found.limit.expect("a quota");
         assert_eq!((limit.bytes, limit.free), (4 << 20, 4 << 20));
         assert!(found.writable && !found.read_only && found.root == Path::new("/"));
-        if known_pool(PageSize::SIZE_1G, "1G").is_ok() {
+        if known_pool(OPERATION, PageSize::SIZE_1G, "1G").is_ok() {
             assert_eq!(other.expect_err("2M is there").kind(), ErrorKind::BadMount);
         }
         let error = unmount(&path).expect_err("it is gone");
@@ -301,12 +267,7 @@ mod tests {
         let temporary = tempfile::tempdir().expect("a folder");
         let path = temporary.path().canonicalize().expect("there").join("m");
         mount(PageSize::SIZE_2M, &path, MountOptions::new()).expect("root may mount");
-        let listed = || {
-            mounts()
-                .expect("a table")
-                .iter()
-                .any(|mount| mount.path == path)
-        };
+        let listed = || mounts().expect("a table").iter().any(|mount| mount.path == path);
         let visible = listed();
         nix::mount::mount(
             Some("none"),

@@ -31,6 +31,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// Whether the mount or the file system is read-only.
     pub read_only: bool,
+    /// Whether this user can reach its folder at all. If not, all below is unknown and zero.
+    pub reachable: bool,
     /// Whether this user may make files in it.
     pub writable: bool,
     /// The `size=` quota; `None` if only the pool bounds it.
@@ -59,18 +61,12 @@ pub struct MountLimit {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} pages", self.path.display(), self.page_size)?;
-        write!(
-            f,
-            ", mode {:04o}, owner {}:{}",
-            self.mode, self.uid, self.gid
-        )?;
+        if !self.reachable {
+            return write!(f, ", in a folder closed to this user)");
+        }
+        write!(f, ", mode {:04o}, owner {}:{}", self.mode, self.uid, self.gid)?;
         if let Some(limit) = self.limit {
-            write!(
-                f,
-                ", {} of {} free",
-                format_bytes(limit.free),
-                format_bytes(limit.bytes)
-            )?;
+            write!(f, ", {} of {} free", format_bytes(limit.free), format_bytes(limit.bytes))?;
         }
         match (self.read_only, self.writable) {
             (true, _) => write!(f, ", read-only)"),
@@ -114,9 +110,7 @@ impl MountLine<'_> {
     /// Whether `option` stands among the options of the mount or of the file system.
     pub(crate) fn has_option(&self, option: &str) -> bool {
         let among = |options: &[u8]| {
-            options
-                .split(|&byte| byte == b',')
-                .any(|word| word == option.as_bytes())
+            options.split(|&byte| byte == b',').any(|word| word == option.as_bytes())
         };
         among(self.options) || among(self.super_options)
     }
@@ -143,13 +137,7 @@ pub(crate) fn parse_mount_table(table: &[u8]) -> impl Iterator<Item = MountLine<
         words.by_ref().find(|&word| word == b"-")?;
         let file_system = words.next()?;
         let super_options = words.nth(1)?;
-        Some(MountLine {
-            root,
-            mount_point,
-            options,
-            file_system,
-            super_options,
-        })
+        Some(MountLine { root, mount_point, options, file_system, super_options })
     })
 }
 
@@ -167,10 +155,7 @@ fn limit_of(facts: &sys::FolderFacts) -> Option<MountLimit> {
     }
     Some(MountLimit {
         bytes: facts.blocks.checked_mul(facts.block_size)?,
-        free: facts
-            .blocks_free
-            .min(facts.blocks)
-            .saturating_mul(facts.block_size),
+        free: facts.blocks_free.min(facts.blocks).saturating_mul(facts.block_size),
     })
 }
 
@@ -186,6 +171,7 @@ fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
             device: facts.device,
             root,
             read_only,
+            reachable: true,
             writable: !read_only && sys::may_write_folder(&path),
             limit: limit_of(&facts),
             files_free: (facts.files != 0 && i64::try_from(facts.files).is_ok())
@@ -204,6 +190,7 @@ fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
             device: 0,
             root,
             read_only,
+            reachable: false,
             writable: false,
             limit: None,
             files_free: None,
@@ -272,32 +259,19 @@ mod tests {
         table.extend(GOOD);
         table.push(b'\n');
         assert_eq!(parse_mount_table(&table).count(), 2);
-        assert_eq!(
-            parse_mount_table(&table).last(),
-            parse_mount_table(GOOD).next()
-        );
+        assert_eq!(parse_mount_table(&table).last(), parse_mount_table(GOOD).next());
     }
 
     #[test]
     fn truncated_and_senseless_lines_are_left_out() {
-        let last = GOOD
-            .iter()
-            .rposition(|&byte| byte == b' ')
-            .expect("there are blanks");
+        let last = GOOD.iter().rposition(|&byte| byte == b' ').expect("there are blanks");
         for end in 0..=last {
             let line = parse_mount_table(&GOOD[..end]).next();
-            assert!(
-                line.is_none(),
-                "understood {:?}",
-                GOOD[..end].escape_ascii().to_string()
-            );
+            assert!(line.is_none(), "understood {:?}", GOOD[..end].escape_ascii().to_string());
         }
         assert_eq!(parse_mount_table(b"\n\n - - - \n\xff\xfe\n").count(), 0);
         let odd = parse_mount_table(b"1 2 3 / /\xff\xfe rw - hugetlbfs none rw").next();
-        assert_eq!(
-            odd.expect("any byte").path().as_os_str().as_encoded_bytes(),
-            b"/\xff\xfe"
-        );
+        assert_eq!(odd.expect("any byte").path().as_os_str().as_encoded_bytes(), b"/\xff\xfe");
     }
 
     #[test]

@@ -84,11 +84,7 @@ pub(super) fn total_for(pool: &Pool, pages: u64) -> u64 {
 
 /// The mount point proposed for pages of `size`.
 pub(super) fn mount_point(size: PageSize, default_size: bool) -> String {
-    if default_size {
-        "/dev/hugepages".to_owned()
-    } else {
-        format!("/dev/hugepages-{size}")
-    }
+    if default_size { "/dev/hugepages".to_owned() } else { format!("/dev/hugepages-{size}") }
 }
 
 /// Kubernetes' way to write a page size or an amount of memory: `2Mi`, `1Gi`.
@@ -117,14 +113,9 @@ fn words(code: RefusalCode, facts: &Facts) -> String {
 }
 
 fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
-    let Facts {
-        place,
-        total,
-        pages,
-        uid,
-        ..
-    } = *facts;
+    let Facts { place, total, pages, uid, .. } = *facts;
     let folder = mount_point(size, facts.default_size);
+    let root = if uid == 0 { "" } else { "as root: " };
     match (code, place) {
         (RefusalCode::NoSuchPageSize, _) if facts.sizes.is_empty() => {
             "a kernel with hugetlbfs (CONFIG_HUGETLBFS)".to_owned()
@@ -134,9 +125,11 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             format!("one of this machine's sizes: {}", sizes.join(", "))
         }
         (RefusalCode::PoolTooSmall, Place::Machine) if size >= PageSize::SIZE_1G => format!(
-            "hugeshm reserve {size} {total}, or at boot: hugepagesz={size} hugepages={total}"
+            "{root}hugeshm reserve {size} {total}, or at boot: hugepagesz={size} hugepages={total}"
         ),
-        (RefusalCode::PoolTooSmall, Place::Machine) => format!("hugeshm reserve {size} {total}"),
+        (RefusalCode::PoolTooSmall, Place::Machine) => {
+            format!("{root}hugeshm reserve {size} {total}")
+        }
         (RefusalCode::PoolTooSmall, Place::Container) => {
             format!("on the host: hugeshm reserve {size} {total}")
         }
@@ -144,7 +137,9 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             "{}; the node must have them (on it: hugeshm reserve {size} {total})",
             pod_lines(size, pages)
         ),
-        (RefusalCode::NoMount, Place::Machine) => format!("hugeshm mount {size} {folder}"),
+        (RefusalCode::NoMount, Place::Machine) => {
+            format!("{root}hugeshm mount {size} {folder}")
+        }
         (RefusalCode::MountNotWritable, Place::Machine) => {
             format!("as root: hugeshm mount {size} /dev/hugepages-{size}-{uid} --user {uid}")
         }
@@ -168,11 +163,7 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
         }
         (RefusalCode::MountQuota | RefusalCode::CgroupLimit, Place::Pod) => pod_lines(size, pages),
         (RefusalCode::CgroupLimit, place) => {
-            let of = if place == Place::Machine {
-                ""
-            } else {
-                " on the host"
-            };
+            let of = if place == Place::Machine { "" } else { " on the host" };
             format!(
                 "raise hugetlb.{size}B.max and hugetlb.{size}B.rsvd.max (version 1: \
                  limit_in_bytes) of this cgroup{of}"
@@ -206,7 +197,7 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             format!("ask for exactly {size}, or allow more waste, or make the segment larger")
         }
         (RefusalCode::NodeTooSmall, Place::Machine) => {
-            format!("hugeshm reserve {size} {pages} --node NODE")
+            format!("{root}hugeshm reserve {size} {pages} --node NODE")
         }
         (RefusalCode::NodeTooSmall, _) => {
             format!("on the host: hugeshm reserve {size} {pages} --node NODE")
@@ -252,17 +243,13 @@ mod tests {
             pages: 64,
             total: 70,
             default_size: rung == Rung::Huge(PageSize::SIZE_2M),
-            uid: 1000,
+            uid: 0,
             sizes: vec![PageSize::SIZE_2M, PageSize::SIZE_1G],
         }
     }
 
     fn container(kind: ContainerKind, may_resize: bool) -> Container {
-        Container {
-            kind,
-            signals: Vec::new(),
-            may_resize,
-        }
+        Container { kind, signals: Vec::new(), may_resize }
     }
 
     const HUGE: Rung = Rung::Huge(PageSize::SIZE_2M);
@@ -270,15 +257,11 @@ mod tests {
     #[test]
     fn on_a_machine_the_remedy_is_a_command() {
         let machine = facts(Place::Machine, HUGE);
-        assert_eq!(
-            words(RefusalCode::PoolTooSmall, &machine),
-            "hugeshm reserve 2M 70"
-        );
-        assert_eq!(
-            words(RefusalCode::NoMount, &machine),
-            "hugeshm mount 2M /dev/hugepages"
-        );
-        assert!(words(RefusalCode::MountNotWritable, &machine).ends_with("--user 1000"));
+        assert_eq!(words(RefusalCode::PoolTooSmall, &machine), "hugeshm reserve 2M 70");
+        assert_eq!(words(RefusalCode::NoMount, &machine), "hugeshm mount 2M /dev/hugepages");
+        let user = Facts { uid: 1000, ..machine };
+        assert!(words(RefusalCode::MountNotWritable, &user).ends_with("--user 1000"));
+        assert_eq!(words(RefusalCode::PoolTooSmall, &user), "as root: hugeshm reserve 2M 70");
         let gigantic = facts(Place::Machine, Rung::Huge(PageSize::SIZE_1G));
         assert!(words(RefusalCode::PoolTooSmall, &gigantic).contains("hugepagesz=1G hugepages=70"));
     }
@@ -292,27 +275,15 @@ mod tests {
         assert!(words(RefusalCode::NoMount, &docker).starts_with("docker run --mount"));
         assert!(words(RefusalCode::MemoryLimit, &docker).contains("--shm-size"));
         let pod = words(RefusalCode::PoolTooSmall, &facts(Place::Pod, HUGE));
-        assert!(
-            pod.contains("`hugepages-2Mi: 128Mi`") && pod.contains("HugePages-2Mi"),
-            "{pod}"
-        );
+        assert!(pod.contains("`hugepages-2Mi: 128Mi`") && pod.contains("HugePages-2Mi"), "{pod}");
     }
 
     #[test]
     fn a_privileged_container_is_told_what_a_machine_is() {
         assert_eq!(Place::of(None), Place::Machine);
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Docker, true))),
-            Place::Machine
-        );
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Docker, false))),
-            Place::Container
-        );
-        assert_eq!(
-            Place::of(Some(&container(ContainerKind::Kubernetes, false))),
-            Place::Pod
-        );
+        assert_eq!(Place::of(Some(&container(ContainerKind::Docker, true))), Place::Machine);
+        assert_eq!(Place::of(Some(&container(ContainerKind::Docker, false))), Place::Container);
+        assert_eq!(Place::of(Some(&container(ContainerKind::Kubernetes, false))), Place::Pod);
     }
 
     #[test]
@@ -334,16 +305,10 @@ mod tests {
         ];
         for place in [Place::Machine, Place::Container, Place::Pod] {
             for code in huge {
-                assert!(
-                    !words(code, &facts(place, HUGE)).is_empty(),
-                    "{code:?} in {place:?}"
-                );
+                assert!(!words(code, &facts(place, HUGE)).is_empty(), "{code:?} in {place:?}");
             }
             for code in [Code::MemoryLimit, Code::ThpUnavailable] {
-                assert!(
-                    !words(code, &facts(place, Rung::Thp)).is_empty(),
-                    "{code:?}, {place:?}"
-                );
+                assert!(!words(code, &facts(place, Rung::Thp)).is_empty(), "{code:?}, {place:?}");
             }
         }
     }

@@ -35,7 +35,7 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
         None => format!("{size}"),
         Some(node) => format!("{size} on node {node}"),
     };
-    let before = kept(&known_pool(size, &object)?, node, &object)?;
+    let before = kept(&known_pool(OPERATION, size, &object)?, node, &object)?;
     let more = pages.saturating_sub(before).saturating_mul(size.bytes());
     let available = memory().available;
     if more > available {
@@ -45,12 +45,9 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
             format_bytes(available)
         )));
     }
-    text::write(
-        &pool_folder(size, node).join("nr_hugepages"),
-        &pages.to_string(),
-    )
-    .map_err(|errno| refused(size, node, pages, &object, errno))?;
-    let after = kept(&known_pool(size, &object)?, node, &object)?;
+    text::write(&pool_folder(size, node).join("nr_hugepages"), &pages.to_string())
+        .map_err(|errno| refused(size, node, pages, &object, errno))?;
+    let after = kept(&known_pool(OPERATION, size, &object)?, node, &object)?;
     judge(&object, before, pages, after)
 }
 
@@ -60,22 +57,15 @@ pub fn resize_pool(size: PageSize, node: Option<u32>, pages: u64) -> Result<u64>
 ///
 /// [`ErrorKind::UnknownPageSize`]: there is no such pool.
 pub fn reserve_for(size: PageSize, pages: u64) -> Result<u64> {
-    Ok(remedy::total_for(
-        &known_pool(size, &size.to_string())?,
-        pages,
-    ))
+    Ok(remedy::total_for(&known_pool("look up the pool", size, &size.to_string())?, pages))
 }
 
 /// The pool of `size`, or an error that lists the sizes there are.
-pub(super) fn known_pool(size: PageSize, object: &str) -> Result<Pool> {
+pub(super) fn known_pool(operation: &'static str, size: PageSize, object: &str) -> Result<Pool> {
     pool(size)?.ok_or_else(|| {
         let sizes: Vec<String> = pools().iter().map(|pool| pool.size.to_string()).collect();
-        let listed = if sizes.is_empty() {
-            "none".to_owned()
-        } else {
-            sizes.join(", ")
-        };
-        Error::new(ErrorKind::UnknownPageSize, OPERATION, object)
+        let listed = if sizes.is_empty() { "none".to_owned() } else { sizes.join(", ") };
+        Error::new(ErrorKind::UnknownPageSize, operation, object)
             .detail(format!("the machine's huge page sizes are: {listed}"))
     })
 }
@@ -86,22 +76,18 @@ fn kept(pool: &Pool, node: Option<u32>, object: &str) -> Result<u64> {
         return Ok(pool.persistent());
     };
     let found = pool.nodes.iter().find(|share| share.node == node);
-    found
-        .map(|share| share.total.saturating_sub(share.surplus))
-        .ok_or_else(|| {
-            let nodes: Vec<String> = nodes().iter().map(u32::to_string).collect();
-            Error::new(ErrorKind::InvalidArgument, OPERATION, object)
-                .detail(format!("the machine's nodes are: {}", nodes.join(", ")))
-        })
+    found.map(|share| share.total.saturating_sub(share.surplus)).ok_or_else(|| {
+        let nodes: Vec<String> = nodes().iter().map(u32::to_string).collect();
+        Error::new(ErrorKind::InvalidArgument, OPERATION, object)
+            .detail(format!("the machine's nodes are: {}", nodes.join(", ")))
+    })
 }
 
 fn refused(size: PageSize, node: Option<u32>, pages: u64, object: &str, errno: Errno) -> Error {
     let error = Error::system(OPERATION, object, errno);
     match errno {
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
-            let on_node = node
-                .map(|node| format!(" --node {node}"))
-                .unwrap_or_default();
+            let on_node = node.map(|node| format!(" --node {node}")).unwrap_or_default();
             let container = container();
             let remedy = match &container {
                 None => format!("as root: hugeshm reserve {size} {pages}{on_node}"),
@@ -147,16 +133,9 @@ fn judge(object: &str, before: u64, asked: u64, after: u64) -> Result<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use std::sync::{Mutex, MutexGuard, PoisonError};
-
-    static POOLS: Mutex<()> = Mutex::new(());
-
-    /// One test at a time changes pools.
-    pub(in crate::pages) fn serialised() -> MutexGuard<'static, ()> {
-        POOLS.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    use crate::pages::testing::{self, AddedPages};
 
     #[test]
     fn a_partial_resize_says_how_many_pages_came() {
@@ -164,20 +143,11 @@ pub(super) mod tests {
         assert_eq!(judge("2M", 3, 3, 3).expect("nothing to do"), 3);
         let error = judge("2M", 3, 10, 7).expect_err("3 are missing");
         assert_eq!(error.kind(), ErrorKind::Partial);
-        assert!(
-            error
-                .explanation()
-                .starts_with("4 of 7 more pages came; the pool keeps 7")
-        );
+        assert!(error.explanation().starts_with("4 of 7 more pages came; the pool keeps 7"));
         let error = judge("2M", 10, 3, 5).expect_err("2 stayed");
         assert_eq!(error.kind(), ErrorKind::Partial);
         assert!(error.explanation().starts_with("5 of 7 pages went"));
-        assert!(
-            judge("2M", 10, 20, 4)
-                .expect_err("shrunk")
-                .explanation()
-                .starts_with("0 of 10")
-        );
+        assert!(judge("2M", 10, 20, 4).expect_err("shrunk").explanation().starts_with("0 of 10"));
     }
 
     #[test]
@@ -188,10 +158,7 @@ pub(super) mod tests {
         let Some(pool) = pools().into_iter().find(|pool| !pool.nodes.is_empty()) else {
             return;
         };
-        assert!(
-            error.explanation().contains(&pool.size.to_string()),
-            "{error}"
-        );
+        assert!(error.explanation().contains(&pool.size.to_string()), "{error}");
         let error = resize_pool(pool.size, Some(999_999), 1).expect_err("no such node");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.explanation().contains("nodes are: 0"), "{error}");
@@ -208,22 +175,29 @@ pub(super) mod tests {
 
     #[test]
     fn one_more_page_comes_and_goes_on_the_machine_and_on_its_node() {
-        let _guard = serialised();
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIP: only root may resize pools");
             return;
         }
         let size = PageSize::SIZE_2M;
-        let keeps = |node| {
-            kept(&pool(size).expect("readable").expect("listed"), node, "2M").expect("known")
-        };
         for node in [None, Some(0)] {
             // Others use the pools of this machine too, so every number is relative to the moment.
-            let before = keeps(node);
-            let after = resize_pool(size, node, before + 1).expect("one page is there");
-            assert_eq!(after, before + 1);
-            let now = keeps(node);
-            resize_pool(size, node, now.saturating_sub(1)).expect("it goes again");
+            testing::alone(size, || {
+                let before = testing::kept(size, node);
+                assert_eq!(resize_pool(size, node, before + 1).expect("it comes"), before + 1);
+                assert_eq!(testing::kept(size, node), before + 1);
+                assert_eq!(resize_pool(size, node, before).expect("it goes"), before);
+            });
         }
+    }
+
+    #[test]
+    fn what_must_be_reserved_is_what_is_missing() {
+        let size = PageSize::SIZE_2M;
+        let Some(_pages) = AddedPages::add(size, None, 2) else {
+            return;
+        };
+        let enough = reserve_for(size, 0).expect("a known size");
+        assert!(reserve_for(size, 1 << 20).expect("a known size") >= enough.max(1 << 20));
     }
 }

@@ -6,26 +6,12 @@ use core::fmt;
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} pages: {} total, {} available",
-            self.size,
-            self.total,
-            self.available()
-        )?;
+        write!(f, "{} pages: {} total, {} available", self.size, self.total, self.available())?;
         write!(f, " ({} free, {} reserved", self.free, self.reserved)?;
-        write!(
-            f,
-            ", {} surplus, {} overcommit)",
-            self.surplus, self.overcommit
-        )?;
+        write!(f, ", {} surplus, {} overcommit)", self.surplus, self.overcommit)?;
         if self.nodes.len() > 1 {
             for node in &self.nodes {
-                write!(
-                    f,
-                    "\n  node {}: {} total, {} free",
-                    node.node, node.total, node.free
-                )?;
+                write!(f, "\n  node {}: {} total, {} free", node.node, node.total, node.free)?;
                 if node.surplus > 0 {
                     write!(f, ", {} surplus", node.surplus)?;
                 }
@@ -38,11 +24,9 @@ impl fmt::Display for Pool {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.default_huge {
-            Some(size) => writeln!(
-                f,
-                "base pages {}, huge pages {size} by default",
-                self.base_page
-            )?,
+            Some(size) => {
+                writeln!(f, "base pages {}, huge pages {size} by default", self.base_page)?
+            }
             None => writeln!(f, "base pages {}, no huge pages", self.base_page)?,
         }
         for pool in &self.pools {
@@ -56,11 +40,7 @@ impl fmt::Display for Machine {
         }
         if let Some(folder) = &self.shm_folder {
             let (free, bytes) = (format_bytes(folder.free), format_bytes(folder.bytes));
-            writeln!(
-                f,
-                "tmpfs at {}: {free} of {bytes} free",
-                folder.path.display()
-            )?;
+            writeln!(f, "tmpfs at {}: {free} of {bytes} free", folder.path.display())?;
         }
         let mode = |mode: Option<super::ThpMode>| mode.map_or("absent", super::ThpMode::as_str);
         writeln!(
@@ -69,16 +49,8 @@ impl fmt::Display for Machine {
             mode(self.thp.enabled),
             mode(self.thp.shmem_enabled)
         )?;
-        let may = if self.shm.may_use_hugetlb {
-            "open"
-        } else {
-            "closed"
-        };
-        writeln!(
-            f,
-            "System V huge pages: {may} to this user, {}",
-            self.shm.reason
-        )?;
+        let may = if self.shm.may_use_hugetlb { "open" } else { "closed" };
+        writeln!(f, "System V huge pages: {may} to this user, {}", self.shm.reason)?;
         for limit in &self.hugetlb_limits {
             writeln!(f, "hugetlb limit: {limit}")?;
         }

@@ -10,11 +10,7 @@ const SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// One setting of transparent huge pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ThpMode {
     /// Wherever it is possible.
@@ -110,10 +106,7 @@ fn mode_at(path: &Path) -> Option<ThpMode> {
 }
 
 fn size_of_name(name: &OsStr) -> Option<PageSize> {
-    let kilobytes = name
-        .as_encoded_bytes()
-        .strip_prefix(b"hugepages-")?
-        .strip_suffix(b"kB")?;
+    let kilobytes = name.as_encoded_bytes().strip_prefix(b"hugepages-")?.strip_suffix(b"kB")?;
     PageSize::new(text::parse_number(kilobytes)?.checked_mul(1024)?)
 }
 
@@ -148,15 +141,7 @@ mod tests {
 
     #[test]
     fn every_word_of_the_kernel_is_known_and_strangers_are_other() {
-        let words = [
-            "always",
-            "madvise",
-            "advise",
-            "within_size",
-            "never",
-            "deny",
-            "force",
-        ];
+        let words = ["always", "madvise", "advise", "within_size", "never", "deny", "force"];
         for word in words.into_iter().chain(["inherit"]) {
             let mode = parse_mode(format!("x [{word}] y\n").as_bytes()).expect(word);
             assert_eq!(mode.as_str(), word);

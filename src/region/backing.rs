@@ -1,17 +1,14 @@
 //! The report: what was asked, what was got, and why nothing better.
 
-use super::Measured;
+use super::{Mapping, Measured};
 use crate::error::{BackingKind, Refusal, RefusalCode, Rung};
 use crate::size::{PageSize, format_bytes};
+use crate::view::Memory;
 use core::fmt;
 
 /// How the numbers of a [`Backing`] were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum How {
     /// By `PAGEMAP_SCAN` (Linux 6.7), over the pages of this process.
@@ -31,6 +28,12 @@ pub struct NodeShare {
     pub node: u32,
     /// Bytes on it.
     pub bytes: u64,
+}
+
+impl NodeShare {
+    pub(crate) fn new(node: u32, bytes: u64) -> Self {
+        Self { node, bytes }
+    }
 }
 
 /// What a mapping lies on.
@@ -97,14 +100,51 @@ impl Backing {
         }
     }
 
+    /// The report of a process that opened what another one made: the page size is the mapping's,
+    /// the rest as the creator recorded it.
+    pub(crate) fn recorded(
+        mapping: &Mapping,
+        kind: BackingKind,
+        rung: Rung,
+        location: String,
+        nodes: Vec<NodeShare>,
+    ) -> Self {
+        let (length, page_size) = (mapping.len() as u64, mapping.page_size());
+        let huge = matches!(rung, Rung::Huge(_));
+        Self {
+            asked: "as created".to_owned(),
+            rung,
+            kind,
+            page_size,
+            length,
+            pages: page_size.pages_for(length),
+            location,
+            resident: length,
+            huge: if huge { length } else { 0 },
+            nodes,
+            refusals: Vec::new(),
+            measured: How::Recorded,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The same mapping, with what was measured now.
+    pub(crate) fn remeasured(self, measured: Measured) -> Self {
+        Self {
+            page_size: measured.page_size,
+            pages: measured.page_size.pages_for(self.length),
+            resident: measured.resident,
+            huge: measured.huge,
+            nodes: measured.nodes,
+            measured: measured.how,
+            ..self
+        }
+    }
+
     /// Rungs better than the one got, with the codes of their refusals, best first.
     pub(crate) fn missed(&self) -> Vec<(Rung, Vec<RefusalCode>)> {
         let mut missed: Vec<(Rung, Vec<RefusalCode>)> = Vec::new();
-        for refusal in self
-            .refusals
-            .iter()
-            .filter(|refusal| refusal.rung > self.rung)
-        {
+        for refusal in self.refusals.iter().filter(|refusal| refusal.rung > self.rung) {
             match missed.iter_mut().find(|(rung, _)| *rung == refusal.rung) {
                 None => missed.push((refusal.rung, vec![refusal.code])),
                 Some((_, codes)) if !codes.contains(&refusal.code) => codes.push(refusal.code),
@@ -188,21 +228,11 @@ mod tests {
             page_size,
             resident: 4 << 20,
             huge: 4 << 20,
-            nodes: vec![NodeShare {
-                node: 0,
-                bytes: 4 << 20,
-            }],
+            nodes: vec![NodeShare { node: 0, bytes: 4 << 20 }],
             how: How::PagemapScan,
         };
         let location = "hugetlbfs at /dev/hugepages".to_owned();
-        Backing::new(
-            "auto".to_owned(),
-            rung,
-            BackingKind::Hugetlbfs,
-            4 << 20,
-            location,
-            measured,
-        )
+        Backing::new("auto".to_owned(), rung, BackingKind::Hugetlbfs, 4 << 20, location, measured)
     }
 
     #[test]
@@ -215,12 +245,8 @@ mod tests {
         );
         let gigantic = Rung::Huge(PageSize::SIZE_1G);
         let waste = Refusal::new(gigantic, BackingKind::Hugetlbfs, RefusalCode::Waste, "plan");
-        let same_rung = Refusal::new(
-            report.rung,
-            BackingKind::Sysv,
-            RefusalCode::ShmLimit,
-            "shmget",
-        );
+        let same_rung =
+            Refusal::new(report.rung, BackingKind::Sysv, RefusalCode::ShmLimit, "shmget");
         report.refusals = vec![waste.clone(), waste, same_rung];
         report.notes = vec!["take care".to_owned()];
         let line = report.to_string();
@@ -233,19 +259,10 @@ mod tests {
     #[test]
     fn merged_pages_are_told_in_full_or_in_part_and_nodes_by_share() {
         let mut report = backing(Rung::Thp, PageSize::SIZE_4K);
-        assert!(
-            report
-                .to_string()
-                .starts_with("4 MiB on transparent huge pages, ")
-        );
+        assert!(report.to_string().starts_with("4 MiB on transparent huge pages, "));
         report.huge = 2 << 20;
         report.resident = 3 << 20;
-        report.nodes = [0, 1]
-            .map(|node| NodeShare {
-                node,
-                bytes: 2 << 20,
-            })
-            .to_vec();
+        report.nodes = [0, 1].map(|node| NodeShare { node, bytes: 2 << 20 }).to_vec();
         assert_eq!(
             report.to_string(),
             "4 MiB on 4K pages, 2 MiB of them merged into huge pages, hugetlbfs at /dev/hugepages, \

@@ -40,24 +40,11 @@ pub(super) use got;
 /// has no such pages), `BadMount` for a mount that can not be meant, `InvalidSize`,
 /// `InvalidArgument` for nodes that do not exist, and whatever `before_take` answers.
 pub(crate) fn create(request: CreateRequest<'_>) -> Result<Created> {
-    let CreateRequest {
-        length,
-        pages,
-        backings,
-        lifetime,
-        placement,
-        name,
-        ..
-    } = request;
+    let CreateRequest { length, pages, backings, lifetime, placement, name, .. } = request;
     check(OPERATION, name, length, placement)?;
     let sizes = numbers::sizes();
     let mounts = Mounts::read(request.mount, pages)?;
-    let wanted = Wanted {
-        length,
-        policy: pages,
-        backings,
-        lifetime,
-    };
+    let wanted = Wanted { length, policy: pages, backings, lifetime };
     let mut maker = Maker { request, mounts };
     climb(
         OPERATION,
@@ -81,19 +68,9 @@ pub(crate) fn create_private(
     let object = format_bytes(length);
     check(OPERATION, &object, length, placement)?;
     let backings = &[BackingKind::Anonymous];
-    let wanted = Wanted {
-        length,
-        policy,
-        backings,
-        lifetime: Lifetime::WithHolders,
-    };
+    let wanted = Wanted { length, policy, backings, lifetime: Lifetime::WithHolders };
     let plan = plan(&wanted, &numbers::sizes());
-    let fill = Fill {
-        placement,
-        populate,
-        progress,
-        policy,
-    };
+    let fill = Fill { placement, populate, progress, policy };
     let make = |step: &Step| {
         let (_, len) = whole_pages(OPERATION, step.length, step.page, || object.clone())?;
         if let Some(refusal) = refuse_memory(step, None) {
@@ -106,9 +83,7 @@ pub(crate) fn create_private(
         let backing = fill.report(step, "private memory".to_owned(), measured);
         Ok(Ok((mapping, backing)))
     };
-    climb(OPERATION, &object, &wanted, plan, make, |(_, backing)| {
-        backing
-    })
+    climb(OPERATION, &object, &wanted, plan, make, |(_, backing)| backing)
 }
 
 /// What can be known to be wrong before anything is made.
@@ -163,18 +138,9 @@ fn climb<T>(
             Err(refusal) => refusals.push(refusal),
         }
     }
-    let unknown = refusals
-        .iter()
-        .all(|refusal| refusal.code == RefusalCode::NoSuchPageSize);
-    let kind = if unknown {
-        ErrorKind::UnknownPageSize
-    } else {
-        ErrorKind::OutOfPages
-    };
-    let remedy = refusals
-        .iter()
-        .map(|refusal| refusal.remedy.as_str())
-        .find(|r| !r.is_empty());
+    let unknown = refusals.iter().all(|refusal| refusal.code == RefusalCode::NoSuchPageSize);
+    let kind = if unknown { ErrorKind::UnknownPageSize } else { ErrorKind::OutOfPages };
+    let remedy = refusals.iter().map(|refusal| refusal.remedy.as_str()).find(|r| !r.is_empty());
     Err(Error::new(kind, operation, name)
         .detail(format!(
             "{} on pages as asked ({}) can not be had",

@@ -1,8 +1,5 @@
 //! Pages into a mapping: bound, faulted in, merged, measured, for every kind of object alike.
-#![expect(
-    unsafe_code,
-    reason = "pages are touched by hand on kernels older than 5.14"
-)]
+#![expect(unsafe_code, reason = "pages are touched by hand on kernels older than 5.14")]
 
 use super::backing::Backing;
 use super::create::{Outcome, got};
@@ -23,10 +20,7 @@ use std::os::fd::BorrowedFd;
 /// What the pages of a mapping belong to.
 #[derive(Clone, Copy)]
 pub(super) enum Place<'a> {
-    File {
-        fd: BorrowedFd<'a>,
-        dir: Option<BorrowedFd<'a>>,
-    },
+    File { fd: BorrowedFd<'a>, dir: Option<BorrowedFd<'a>> },
     Segment,
     Nowhere,
 }
@@ -86,14 +80,7 @@ impl Fill<'_> {
         dir: Option<BorrowedFd<'b>>,
         reserved: bool,
     ) -> Failure<'b> {
-        Failure {
-            step,
-            call,
-            errno,
-            placement: self.placement,
-            dir,
-            reserved,
-        }
+        Failure { step, call, errno, placement: self.placement, dir, reserved }
     }
 
     /// Maps, where transparent huge pages can form on their boundary, and binds the range.
@@ -129,12 +116,9 @@ impl Fill<'_> {
             Rung::Base => {
                 // Best effort: a kernel without transparent huge pages has nothing to forbid.
                 let _ = mmap::advise_base(mapping.base(), mapping.len());
-                area.populate(step.page, self.populate, self.progress)
-                    .map(|()| None)
+                area.populate(step.page, self.populate, self.progress).map(|()| None)
             }
-            Rung::Huge(_) => area
-                .populate(step.page, self.populate, self.progress)
-                .map(|()| None),
+            Rung::Huge(_) => area.populate(step.page, self.populate, self.progress).map(|()| None),
         };
         let not_merged = match populated {
             Ok(not_merged) => not_merged,
@@ -144,9 +128,7 @@ impl Fill<'_> {
                 None
             }
             Err(errno) => {
-                return Ok(Err(self
-                    .failure(step, "madvise", errno, place.dir(), true)
-                    .refusal()));
+                return Ok(Err(self.failure(step, "madvise", errno, place.dir(), true).refusal()));
             }
         };
         let measured = measure(mapping, step.backing)?;
@@ -205,9 +187,7 @@ impl Fill<'_> {
             Err(errno @ (Errno::EINVAL | Errno::ENOSYS)) => {
                 Err(refuse(step, RefusalCode::ThpUnavailable, "madvise")
                     .errno(errno)
-                    .numbers(format!(
-                        "MADV_COLLAPSE made no page of {unit}; it needs Linux 6.1"
-                    )))
+                    .numbers(format!("MADV_COLLAPSE made no page of {unit}; it needs Linux 6.1")))
             }
             _ => Ok(area.populate_merged(unit, self.populate, self.progress)),
         }
@@ -243,14 +223,7 @@ impl Fill<'_> {
 
     pub(super) fn report(&self, step: &Step, location: String, measured: Measured) -> Backing {
         let asked = self.policy.to_string();
-        Backing::new(
-            asked,
-            step.rung,
-            step.backing,
-            step.length,
-            location,
-            measured,
-        )
+        Backing::new(asked, step.rung, step.backing, step.length, location, measured)
     }
 }
 
@@ -266,12 +239,7 @@ mod tests {
     fn fill_old(pages: u64) -> core::result::Result<u64, RefusalCode> {
         let size = PageSize::SIZE_2M;
         let length = pages * size.bytes();
-        let step = Step {
-            rung: Rung::Huge(size),
-            backing: BackingKind::Memfd,
-            page: size,
-            length,
-        };
+        let step = Step { rung: Rung::Huge(size), backing: BackingKind::Memfd, page: size, length };
         let policy = PagePolicy::auto();
         let fill = Fill {
             placement: &Placement::Default,
@@ -281,24 +249,13 @@ mod tests {
         };
         let fd = memfd::create("hugeshm-test", Some(size)).unwrap();
         file::set_length(fd.as_fd(), length).unwrap();
-        let source = Source::File {
-            fd: fd.as_fd(),
-            writable: true,
-        };
+        let source = Source::File { fd: fd.as_fd(), writable: true };
         let code = |refusal: Refusal| refusal.code;
-        let mapping = fill
-            .map(&step, source, length as usize, None)
-            .map_err(code)?;
-        let place = Place::File {
-            fd: fd.as_fd(),
-            dir: None,
-        };
-        fill.fill_without_asking(&step, &mapping, place)
-            .map_err(code)?;
+        let mapping = fill.map(&step, source, length as usize, None).map_err(code)?;
+        let place = Place::File { fd: fd.as_fd(), dir: None };
+        fill.fill_without_asking(&step, &mapping, place).map_err(code)?;
         for place in [Place::Segment, Place::Nowhere] {
-            let refused = fill
-                .fill_without_asking(&step, &mapping, place)
-                .map_err(code);
+            let refused = fill.fill_without_asking(&step, &mapping, place).map_err(code);
             assert_eq!(refused, Err(RefusalCode::KernelTooOld));
         }
         Ok(pagemap::scan(mapping.base(), mapping.len()).unwrap().huge)
@@ -311,10 +268,7 @@ mod tests {
         };
         let before = pages.counters();
         assert_eq!(fill_old(2), Ok(4 << 20));
-        assert_eq!(
-            fill_old(pages.available() + 1),
-            Err(RefusalCode::PoolTooSmall)
-        );
+        assert_eq!(fill_old(pages.available() + 1), Err(RefusalCode::PoolTooSmall));
         pages.assert_as(before, "the end");
     }
 }

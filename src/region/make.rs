@@ -39,28 +39,15 @@ impl Maker<'_> {
             BackingKind::Memfd => self.memfd(step),
             BackingKind::Sysv => self.sysv(step),
             BackingKind::Anonymous => {
-                Err(
-                    Error::new(ErrorKind::InvalidArgument, OPERATION, self.request.name)
-                        .detail("private memory can not be shared"),
-                )
+                Err(Error::new(ErrorKind::InvalidArgument, OPERATION, self.request.name)
+                    .detail("private memory can not be shared"))
             }
         }
     }
 
     fn fill(&self) -> Fill<'_> {
-        let CreateRequest {
-            placement,
-            populate,
-            progress,
-            pages,
-            ..
-        } = self.request;
-        Fill {
-            placement,
-            populate,
-            progress,
-            policy: pages,
-        }
+        let CreateRequest { placement, populate, progress, pages, .. } = self.request;
+        Fill { placement, populate, progress, policy: pages }
     }
 
     fn announce(&mut self, step: &Step, dir: Option<&Path>, sysv_key: Option<i32>) -> Result<()> {
@@ -114,10 +101,8 @@ impl Maker<'_> {
         }
         let block = u64::try_from(statfs.block_size()).unwrap_or(0);
         if step.backing == BackingKind::Hugetlbfs && block != step.page.bytes() {
-            return Err(Error::new(kind, OPERATION, shown()).detail(format!(
-                "its pages changed from {} to {block} bytes",
-                step.page
-            )));
+            return Err(Error::new(kind, OPERATION, shown())
+                .detail(format!("its pages changed from {} to {block} bytes", step.page)));
         }
         Ok(())
     }
@@ -138,10 +123,7 @@ impl Maker<'_> {
         file::set_mode(fd.as_fd(), self.request.mode)
             .map_err(|errno| Error::system(OPERATION, self.request.name, errno))?;
         let mut created = got!(self.finish_file(step, fd, None, "memfd".to_owned())?);
-        created
-            .backing
-            .notes
-            .push("it dies with the last process that holds it".to_owned());
+        created.backing.notes.push("it dies with the last process that holds it".to_owned());
         Ok(Ok(created))
     }
 
@@ -155,62 +137,35 @@ impl Maker<'_> {
     ) -> Outcome<Created> {
         let fill = self.fill();
         let folder = dir.as_ref().map(|(dir, _)| dir.as_fd());
-        let (length, len) = whole_pages(OPERATION, step.length, step.page, || {
-            self.request.name.to_owned()
-        })?;
+        let (length, len) =
+            whole_pages(OPERATION, step.length, step.page, || self.request.name.to_owned())?;
         let _policy = got!(fill.bind_task(step));
         if let Err(errno) = file::set_length(fd.as_fd(), length) {
-            return Ok(Err(self
-                .failure(step, "ftruncate", errno, folder, false)
-                .refusal()));
+            return Ok(Err(self.failure(step, "ftruncate", errno, folder, false).refusal()));
         }
         if step.backing == BackingKind::Memfd {
             memfd::seal_length(fd.as_fd())
                 .map_err(|errno| Error::system(OPERATION, self.request.name, errno))?;
         }
-        let source = Source::File {
-            fd: fd.as_fd(),
-            writable: true,
-        };
+        let source = Source::File { fd: fd.as_fd(), writable: true };
         let mapping = got!(fill.map(step, source, len, folder));
-        let place = Place::File {
-            fd: fd.as_fd(),
-            dir: folder,
-        };
+        let place = Place::File { fd: fd.as_fd(), dir: folder };
         let measured = got!(fill.fill(step, &mapping, place)?);
         let backing = fill.report(step, location, measured);
-        let object = Object::File {
-            fd,
-            kind: step.backing,
-            page_size: step.page,
-            dir,
-        };
-        Ok(Ok(Created {
-            object,
-            mapping,
-            backing,
-        }))
+        let object = Object::File { fd, kind: step.backing, page_size: step.page, dir };
+        Ok(Ok(Created { object, mapping, backing }))
     }
 
     fn sysv(&mut self, step: &Step) -> Outcome<Created> {
-        let (length, len) = whole_pages(OPERATION, step.length, step.page, || {
-            self.request.name.to_owned()
-        })?;
+        let (length, len) =
+            whole_pages(OPERATION, step.length, step.page, || self.request.name.to_owned())?;
         let placement = self.request.placement;
         let _policy = got!(bind_task(step, placement));
         let (id, key) = got!(self.shmget(step, length)?);
-        let object = Object::Sysv {
-            id,
-            key,
-            page_size: step.page,
-        };
+        let object = Object::Sysv { id, key, page_size: step.page };
         let outcome = self.finish_sysv(step, id, len);
         match outcome {
-            Ok(Ok((mapping, backing))) => Ok(Ok(Created {
-                object,
-                mapping,
-                backing,
-            })),
+            Ok(Ok((mapping, backing))) => Ok(Ok(Created { object, mapping, backing })),
             Ok(Err(refusal)) => {
                 object.discard();
                 Ok(Err(refusal))
@@ -234,9 +189,7 @@ impl Maker<'_> {
             }
         }
         let tries = format!("{KEY_ATTEMPTS} random keys were all taken");
-        Ok(Err(refuse(step, RefusalCode::System, "shmget")
-            .errno(Errno::EEXIST)
-            .numbers(tries)))
+        Ok(Err(refuse(step, RefusalCode::System, "shmget").errno(Errno::EEXIST).numbers(tries)))
     }
 
     fn refuse_shmget(&self, step: &Step, length: u64, errno: Errno) -> Refusal {
@@ -246,10 +199,7 @@ impl Maker<'_> {
             Errno::EPERM => (RefusalCode::ShmNotPermitted, limits.reason),
             Errno::EINVAL if limits.shmmax.is_some_and(|most| most < length) => {
                 let most = shown(limits.shmmax);
-                (
-                    RefusalCode::ShmLimit,
-                    format!("needs {length} bytes, kernel.shmmax is {most}"),
-                )
+                (RefusalCode::ShmLimit, format!("needs {length} bytes, kernel.shmmax is {most}"))
             }
             Errno::ENOSPC => {
                 let (ids, all) = (shown(limits.shmmni), shown(limits.shmall));
@@ -268,9 +218,7 @@ impl Maker<'_> {
         let attached = match sysv::Attached::new(id, true) {
             Ok(attached) => attached,
             Err(errno) => {
-                return Ok(Err(self
-                    .failure(step, "shmat", errno, None, true)
-                    .refusal()));
+                return Ok(Err(self.failure(step, "shmat", errno, None, true).refusal()));
             }
         };
         let mapping = Mapping::of_attached(attached, len, step.page, true);
@@ -288,14 +236,7 @@ impl Maker<'_> {
         dir: Option<BorrowedFd<'b>>,
         reserved: bool,
     ) -> Failure<'b> {
-        Failure {
-            step,
-            call,
-            errno,
-            placement: self.request.placement,
-            dir,
-            reserved,
-        }
+        Failure { step, call, errno, placement: self.request.placement, dir, reserved }
     }
 }
 
@@ -312,10 +253,9 @@ fn refuse_file(step: &Step, shown: &str, dir: BorrowedFd<'_>, errno: Errno) -> R
             };
             (RefusalCode::MountQuota, numbers)
         }
-        Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT => (
-            RefusalCode::KernelTooOld,
-            format!("{shown} has no unnamed files"),
-        ),
+        Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT => {
+            (RefusalCode::KernelTooOld, format!("{shown} has no unnamed files"))
+        }
         _ => (RefusalCode::System, shown.to_owned()),
     };
     refuse(step, code, "open").errno(errno).numbers(numbers)

@@ -40,13 +40,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     pub(super) fn of_mapped(mapped: Mapped, page_size: PageSize, writable: bool) -> Self {
         let (base, len) = (mapped.base(), mapped.len());
-        Self {
-            _hold: Hold::Mapped(mapped),
-            base,
-            len,
-            page_size,
-            writable,
-        }
+        Self { _hold: Hold::Mapped(mapped), base, len, page_size, writable }
     }
 
     /// `len` must not be more than the segment attached, rounded up to its pages.
@@ -57,13 +51,7 @@ impl Mapping {
         writable: bool,
     ) -> Self {
         let base = attached.base();
-        Self {
-            _hold: Hold::Attached(attached),
-            base,
-            len,
-            page_size,
-            writable,
-        }
+        Self { _hold: Hold::Attached(attached), base, len, page_size, writable }
     }
 
     /// The page size that its length is a multiple of: of the pool, or the base page.
@@ -110,22 +98,18 @@ pub(crate) fn map_file(
             .detail("it is no regular file on hugetlbfs or tmpfs"));
     }
     if facts.page_size != page {
-        return Err(
-            Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(format!(
-                "it lies on pages of {}, recorded are pages of {page}",
-                facts.page_size
-            )),
-        );
+        return Err(Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(format!(
+            "it lies on pages of {}, recorded are pages of {page}",
+            facts.page_size
+        )));
     }
     let (rounded, len) = whole_pages(OPERATION, length, page, || path_of(fd))?;
     if facts.size < rounded {
-        return Err(
-            Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(format!(
-                "needs {}, the file has {}",
-                format_bytes(rounded),
-                format_bytes(facts.size)
-            )),
-        );
+        return Err(Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(format!(
+            "needs {}, the file has {}",
+            format_bytes(rounded),
+            format_bytes(facts.size)
+        )));
     }
     let source = Source::File { fd, writable };
     let mapped = match numbers::thp_unit() {
@@ -143,13 +127,11 @@ pub(crate) fn map_sysv(id: i32, length: u64, writable: bool) -> Result<Mapping> 
     let failed = |errno| Error::system(OPERATION, format!("id {id}"), errno);
     let facts = sysv::facts(id).map_err(failed)?;
     if length == 0 || facts.length < length {
-        return Err(
-            Error::new(ErrorKind::Corrupt, OPERATION, format!("id {id}")).detail(format!(
-                "needs {}, the segment has {}",
-                format_bytes(length),
-                format_bytes(facts.length)
-            )),
-        );
+        return Err(Error::new(ErrorKind::Corrupt, OPERATION, format!("id {id}")).detail(format!(
+            "needs {}, the segment has {}",
+            format_bytes(length),
+            format_bytes(facts.length)
+        )));
     }
     let attached = Attached::new(id, writable).map_err(failed)?;
     let page = super::measure::page_size_at(attached.base()).unwrap_or_else(numbers::base_page);

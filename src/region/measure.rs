@@ -154,10 +154,7 @@ impl SmapsParser {
     /// Takes one line; a line that begins a mapping completes the one before.
     pub(crate) fn line(&mut self, line: &[u8]) -> Option<Entry> {
         if let Some(range) = parse_range(line) {
-            return self.entry.replace(Entry {
-                range,
-                ..Entry::default()
-            });
+            return self.entry.replace(Entry { range, ..Entry::default() });
         }
         let (entry, (name, bytes)) = (self.entry.as_mut()?, parse_field(line)?);
         let field = match name {
@@ -193,11 +190,7 @@ fn parse_range(line: &[u8]) -> Option<Range<u64>> {
 fn parse_field(line: &[u8]) -> Option<(&[u8], u64)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, rest) = (line.get(..colon)?, line.get(colon + 1..)?);
-    let number = str::from_utf8(rest)
-        .ok()?
-        .trim()
-        .strip_suffix("kB")?
-        .trim_end();
+    let number = str::from_utf8(rest).ok()?.trim().strip_suffix("kB")?.trim_end();
     Some((name, number.parse::<u64>().ok()?.checked_mul(1024)?))
 }
 
@@ -236,14 +229,8 @@ ShmemPmdMapped:     2048 kB
     fn smaps_tells_pool_pages_and_merged_pages_apart() {
         let all = entries(SMAPS.as_bytes());
         assert_eq!(all.len(), 2);
-        assert_eq!(
-            (all[0].kernel_page, all[0].pool, all[0].resident),
-            (2 << 20, 4 << 20, 0)
-        );
-        assert_eq!(
-            (all[1].kernel_page, all[1].merged, all[1].resident),
-            (4096, 2 << 20, 4 << 20)
-        );
+        assert_eq!((all[0].kernel_page, all[0].pool, all[0].resident), (2 << 20, 4 << 20, 0));
+        assert_eq!((all[1].kernel_page, all[1].merged, all[1].resident), (4096, 2 << 20, 4 << 20));
     }
 
     proptest::proptest! {
@@ -263,13 +250,7 @@ ShmemPmdMapped:     2048 kB
         let scanned = pagemap::scan(mapped.base(), mapped.len()).unwrap();
         let summed = smaps_present(mapped.base(), mapped.len()).unwrap();
         // A neighbour may have been joined to it, so the sum may be more, never less.
-        assert!(
-            summed.resident >= scanned.resident,
-            "{summed:?} {scanned:?}"
-        );
-        assert_eq!(
-            page_size_at(mapped.base()),
-            Some(super::super::numbers::base_page())
-        );
+        assert!(summed.resident >= scanned.resident, "{summed:?} {scanned:?}");
+        assert_eq!(page_size_at(mapped.base()), Some(super::super::numbers::base_page()));
     }
 }

@@ -115,9 +115,7 @@ pub(crate) struct Created {
 impl Created {
     /// Gives every page back.
     pub(crate) fn discard(self) {
-        let Self {
-            object, mapping, ..
-        } = self;
+        let Self { object, mapping, .. } = self;
         drop(mapping);
         object.discard();
     }

@@ -46,15 +46,10 @@ impl Mounts {
         let mut inside = all.iter().filter(|mount| real.starts_with(&mount.path));
         let error = bad_mount(path);
         Err(match what {
-            Err(errno) => error
-                .detail("it is no folder that can be opened")
-                .errno_set(errno),
+            Err(errno) => error.detail("it is no folder that can be opened").errno_set(errno),
             Ok(statfs) => match (file::magic(&statfs), inside.next_back()) {
                 (file::HUGETLBFS_MAGIC, Some(mount)) => error
-                    .detail(format!(
-                        "it is a folder inside the mount {}",
-                        mount.path.display()
-                    ))
+                    .detail(format!("it is a folder inside the mount {}", mount.path.display()))
                     .remedy(format!("name the mount itself: {}", mount.path.display())),
                 (file::TMPFS_MAGIC, _) => error.detail("it is on tmpfs and not on hugetlbfs"),
                 (magic, _) => error.detail(format!(
@@ -70,23 +65,16 @@ impl Mounts {
             return if mount.page_size == step.page {
                 Ok(mount)
             } else {
-                Err(
-                    refuse(step, RefusalCode::NoMount, "choose mount").numbers(format!(
-                        "the mount named, {}, has pages of {}",
-                        mount.path.display(),
-                        mount.page_size
-                    )),
-                )
+                Err(refuse(step, RefusalCode::NoMount, "choose mount").numbers(format!(
+                    "the mount named, {}, has pages of {}",
+                    mount.path.display(),
+                    mount.page_size
+                )))
             };
         }
-        let fitting: Vec<&Mount> = self
-            .all
-            .iter()
-            .filter(|mount| mount.page_size == step.page)
-            .collect();
-        let writable = fitting
-            .iter()
-            .filter(|mount| mount.writable && !mount.read_only);
+        let fitting: Vec<&Mount> =
+            self.all.iter().filter(|mount| mount.page_size == step.page).collect();
+        let writable = fitting.iter().filter(|mount| mount.writable && !mount.read_only);
         let room = |mount: &Mount| mount.limit.map_or(u64::MAX, |limit| limit.free);
         let best = writable
             .max_by(|a, b| room(a).cmp(&room(b)).then_with(|| b.path.cmp(&a.path)))
@@ -120,10 +108,8 @@ mod tests {
             root: PathBuf::from("/"),
             read_only: false,
             writable,
-            limit: free.map(|free| MountLimit {
-                bytes: 64 << 20,
-                free,
-            }),
+            reachable: true,
+            limit: free.map(|free| MountLimit { bytes: 64 << 20, free }),
             files_free: None,
             uid: 0,
             gid: 0,
@@ -141,10 +127,7 @@ mod tests {
         };
         let mounts = Mounts { all, given: None };
         let path = |mount: &Mount| mount.path.display().to_string();
-        mounts
-            .choose(&step)
-            .map(path)
-            .map_err(|refusal| refusal.code)
+        mounts.choose(&step).map(path).map_err(|refusal| refusal.code)
     }
 
     #[test]
@@ -161,14 +144,8 @@ mod tests {
     #[test]
     fn no_mount_and_no_writable_mount_are_told_apart() {
         assert_eq!(chosen(Vec::new()), Err(RefusalCode::NoMount));
-        assert_eq!(
-            chosen(vec![mount("/a", false, None)]),
-            Err(RefusalCode::MountNotWritable)
-        );
-        let gigantic = Mount {
-            page_size: PageSize::SIZE_1G,
-            ..mount("/g", true, None)
-        };
+        assert_eq!(chosen(vec![mount("/a", false, None)]), Err(RefusalCode::MountNotWritable));
+        let gigantic = Mount { page_size: PageSize::SIZE_1G, ..mount("/g", true, None) };
         assert_eq!(chosen(vec![gigantic]), Err(RefusalCode::NoMount));
     }
 }

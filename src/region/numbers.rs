@@ -59,23 +59,15 @@ impl Failure<'_> {
             Rung::Huge(_) => self.huge(),
             Rung::Thp | Rung::Base => self.base(),
         };
-        refuse(self.step, code, self.call)
-            .errno(self.errno)
-            .numbers(numbers)
+        refuse(self.step, code, self.call).errno(self.errno).numbers(numbers)
     }
 
     fn huge(&self) -> (RefusalCode, String) {
         let page = self.step.page;
         let needed = page.pages_for(self.step.length);
         let bytes = self.step.length;
-        if !matches!(
-            self.errno,
-            Errno::ENOMEM | Errno::ENOSPC | Errno::EFAULT | Errno::EDQUOT
-        ) {
-            return (
-                kernel_code(self.errno),
-                format!("needs {needed} pages of {page}"),
-            );
+        if !matches!(self.errno, Errno::ENOMEM | Errno::ENOSPC | Errno::EFAULT | Errno::EDQUOT) {
+            return (kernel_code(self.errno), format!("needs {needed} pages of {page}"));
         }
         // What is still to be had decides once the reservation went through; all of it before.
         let at_least = if self.reserved { page.bytes() } else { bytes };
@@ -101,14 +93,11 @@ impl Failure<'_> {
             }
         }
         let limits = pages::hugetlb_limits();
-        let short = limits
-            .iter()
-            .filter(|limit| limit.size == page)
-            .find(|limit| {
-                // The two are asked at different moments: at `mmap`, and at the touch.
-                let asked_here = (limit.kind == LimitKind::Reservation) != self.reserved;
-                asked_here && limit.remaining() < at_least
-            });
+        let short = limits.iter().filter(|limit| limit.size == page).find(|limit| {
+            // The two are asked at different moments: at `mmap`, and at the touch.
+            let asked_here = (limit.kind == LimitKind::Reservation) != self.reserved;
+            asked_here && limit.remaining() < at_least
+        });
         if let Some(limit) = short {
             let numbers = format!(
                 "needs {}, the cgroup {} leaves {} of {}",
@@ -120,10 +109,7 @@ impl Failure<'_> {
             return (RefusalCode::CgroupLimit, numbers);
         }
         let Some(pool) = pool else {
-            return (
-                RefusalCode::NoSuchPageSize,
-                format!("there is no pool of {page}"),
-            );
+            return (RefusalCode::NoSuchPageSize, format!("there is no pool of {page}"));
         };
         let numbers = format!(
             "needs {needed} pages of {page}, {} available ({} in the pool, {} free, {} reserved)",
@@ -174,10 +160,7 @@ fn quota(dir: BorrowedFd<'_>) -> Option<(u64, u64)> {
     // Without a limit hugetlbfs says 0, or all ones in older kernels.
     let limited = statfs.blocks() != 0 && i64::try_from(statfs.blocks()).is_ok();
     limited.then(|| {
-        (
-            statfs.blocks_free().saturating_mul(block),
-            statfs.blocks().saturating_mul(block),
-        )
+        (statfs.blocks_free().saturating_mul(block), statfs.blocks().saturating_mul(block))
     })
 }
 
@@ -206,10 +189,6 @@ pub(super) fn memory_short(bytes: u64, dir: Option<BorrowedFd<'_>>) -> Option<St
         ));
     }
     let memory = pages::memory();
-    (memory.total > 0 && memory.available < bytes).then(|| {
-        format!(
-            "{needs}, the machine has {} available",
-            format_bytes(memory.available)
-        )
-    })
+    (memory.total > 0 && memory.available < bytes)
+        .then(|| format!("{needs}, the machine has {} available", format_bytes(memory.available)))
 }

@@ -19,11 +19,7 @@ pub(crate) enum Object {
         dir: Option<(OwnedFd, PathBuf)>,
     },
     /// A System V segment.
-    Sysv {
-        id: i32,
-        key: i32,
-        page_size: PageSize,
-    },
+    Sysv { id: i32, key: i32, page_size: PageSize },
 }
 
 impl Object {
@@ -36,6 +32,7 @@ impl Object {
     }
 
     /// The page size of the object.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for memory tables of devices"))]
     pub(crate) fn page_size(&self) -> PageSize {
         match self {
             Self::File { page_size, .. } | Self::Sysv { page_size, .. } => *page_size,
@@ -60,28 +57,20 @@ impl Object {
 pub(crate) fn link(object: &Object, file_name: &str) -> Result<()> {
     const OPERATION: &str = "publish data file";
     match object {
-        Object::File {
-            fd,
-            dir: Some((dir, path)),
-            ..
-        } => file::link_unnamed(fd.as_fd(), dir.as_fd(), file_name).map_err(|errno| {
-            Error::system(OPERATION, path.join(file_name).display().to_string(), errno)
-        }),
-        other => Err(
-            Error::new(crate::ErrorKind::Unsupported, OPERATION, file_name)
-                .detail(format!("a {} object has no file name", other.kind())),
-        ),
+        Object::File { fd, dir: Some((dir, path)), .. } => {
+            file::link_unnamed(fd.as_fd(), dir.as_fd(), file_name).map_err(|errno| {
+                Error::system(OPERATION, path.join(file_name).display().to_string(), errno)
+            })
+        }
+        other => Err(Error::new(crate::ErrorKind::Unsupported, OPERATION, file_name)
+            .detail(format!("a {} object has no file name", other.kind()))),
     }
 }
 
 /// Opens a data file without following any symbolic link (`ELOOP`), close-on-exec, and without
 /// waiting if it turns out to be a FIFO.
 pub(crate) fn open_file(path: &Path, write: bool) -> nix::Result<OwnedFd> {
-    let access = if write {
-        OFlag::O_RDWR
-    } else {
-        OFlag::O_RDONLY
-    };
+    let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
     file::open_no_symlinks(path, access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
@@ -108,9 +97,7 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> nix::Result<FileFacts> {
     let statfs = file::file_system(fd)?;
     let fs_magic = file::magic(&statfs);
     let huge = fs_magic == file::HUGETLBFS_MAGIC;
-    let page_size = huge
-        .then(|| PageSize::new(statfs.block_size() as u64))
-        .flatten();
+    let page_size = huge.then(|| PageSize::new(statfs.block_size() as u64)).flatten();
     let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
     let kind = match fs_magic {
         _ if !regular => None,
@@ -137,8 +124,6 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> nix::Result<FileFacts> {
 /// What the kernel calls the file behind a descriptor, for errors.
 pub(super) fn path_of(fd: BorrowedFd<'_>) -> String {
     let number = fd.as_raw_fd();
-    std::fs::read_link(format!("/proc/self/fd/{number}")).map_or_else(
-        |_| format!("descriptor {number}"),
-        |path| path.display().to_string(),
-    )
+    std::fs::read_link(format!("/proc/self/fd/{number}"))
+        .map_or_else(|_| format!("descriptor {number}"), |path| path.display().to_string())
 }

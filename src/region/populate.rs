@@ -118,10 +118,7 @@ impl Area {
                 let end = share.end.min(start.saturating_add(piece));
                 if let Err(errno) = work(start..end) {
                     stop.store(true, Ordering::Relaxed);
-                    first_error
-                        .lock()
-                        .unwrap_or_else(|e| e.into_inner())
-                        .get_or_insert(errno);
+                    first_error.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(errno);
                     return;
                 }
                 let bytes = (end - start) as u64;
@@ -147,10 +144,7 @@ impl Area {
                 run(share);
             }
         });
-        first_error
-            .into_inner()
-            .unwrap_or_else(|e| e.into_inner())
-            .map_or(Ok(()), Err)
+        first_error.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 }
 
@@ -212,13 +206,10 @@ mod tests {
             assert_eq!(total, 3 << 20);
             most.fetch_max(done, Ordering::Relaxed);
         };
-        area.populate(PageSize::SIZE_4K, Populate::Parallel(3), Some(&progress))
-            .unwrap();
+        area.populate(PageSize::SIZE_4K, Populate::Parallel(3), Some(&progress)).unwrap();
         assert_eq!(most.into_inner(), 3 << 20);
         assert_eq!(
-            crate::sys::pagemap::scan(mapped.base(), mapped.len())
-                .unwrap()
-                .resident,
+            crate::sys::pagemap::scan(mapped.base(), mapped.len()).unwrap().resident,
             3 << 20
         );
     }

@@ -5,8 +5,7 @@
 #![expect(unsafe_code, reason = "private memory is handed out as slices")]
 
 use super::backing::Backing;
-use super::create::create_private;
-use super::{Mapping, Populate};
+use super::{Mapping, Populate, create_private};
 use crate::error::Result;
 use crate::ladder::PagePolicy;
 use crate::numa::Placement;
@@ -107,22 +106,11 @@ impl RegionBuilder {
     /// `OutOfPages` with every refusal, where no page allowed could be had; `InvalidSize` for a
     /// length of zero or beyond the address space; `InvalidArgument` for nodes that do not exist.
     pub fn map(self) -> Result<Region> {
-        let Self {
-            length,
-            pages,
-            placement,
-            populate,
-        } = self;
+        let Self { length, pages, placement, populate } = self;
         let (mapping, backing) = create_private(length, &pages, &placement, populate, None)?;
         // The mapping was rounded up from `length` and has a length in memory.
-        let length = usize::try_from(length)
-            .unwrap_or(usize::MAX)
-            .min(mapping.len());
-        Ok(Region {
-            mapping,
-            backing,
-            length,
-        })
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(mapping.len());
+        Ok(Region { mapping, backing, length })
     }
 }
 
@@ -138,9 +126,6 @@ mod tests {
         region.as_mut_slice().fill(7);
         assert_eq!(region.as_slice(), [7; 5000]);
         assert!(format!("{region:?}").contains("private memory"));
-        assert_eq!(
-            Region::builder(0).map().unwrap_err().kind(),
-            ErrorKind::InvalidSize
-        );
+        assert_eq!(Region::builder(0).map().unwrap_err().kind(), ErrorKind::InvalidSize);
     }
 }

@@ -36,11 +36,7 @@ pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
     let alone = lock(size);
     let before = total(size);
     let wanted = before.map_or(0, |before| before + pages);
-    let mut reserved = Reserved {
-        size,
-        added: 0,
-        _alone: alone,
-    };
+    let mut reserved = Reserved { size, added: 0, _alone: alone };
     if before.is_some() && write(size, wanted) {
         reserved.added = total(size).unwrap_or(0).saturating_sub(before.unwrap_or(0));
     }
@@ -58,11 +54,7 @@ pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
 
 fn lock(size: PageSize) -> Flock<File> {
     let path = std::env::temp_dir().join(format!("hugeshm-test-pages-{size}.lock"));
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .expect("a lock file");
+    let file = File::options().create(true).append(true).open(&path).expect("a lock file");
     let mut file = file;
     loop {
         match Flock::lock(file, FlockArg::LockExclusive) {
@@ -74,10 +66,7 @@ fn lock(size: PageSize) -> Flock<File> {
 }
 
 fn total(size: PageSize) -> Option<u64> {
-    pages::pool(size)
-        .ok()
-        .flatten()
-        .map(|pool| pool.total - pool.surplus)
+    pages::pool(size).ok().flatten().map(|pool| pool.total - pool.surplus)
 }
 
 fn write(size: PageSize, pages: u64) -> bool {
@@ -89,10 +78,7 @@ fn write(size: PageSize, pages: u64) -> bool {
 impl Reserved {
     /// Free, promised and surplus pages, which must be the same before and after.
     pub(crate) fn counters(&self) -> (u64, u64, u64) {
-        let pool = pages::pool(self.size)
-            .ok()
-            .flatten()
-            .expect("a pool that gave pages");
+        let pool = pages::pool(self.size).ok().flatten().expect("a pool that gave pages");
         (pool.free, pool.reserved, pool.surplus)
     }
 
@@ -108,10 +94,7 @@ impl Reserved {
 
     /// How many pages a new mapping may have.
     pub(crate) fn available(&self) -> u64 {
-        pages::pool(self.size)
-            .ok()
-            .flatten()
-            .map_or(0, |pool| pool.available())
+        pages::pool(self.size).ok().flatten().map_or(0, |pool| pool.available())
     }
 }
 
@@ -126,10 +109,7 @@ impl Drop for Reserved {
 /// Runs the test `name` again in a process of its own, told through the environment that `value`
 /// is its part; it must end well, and by no signal.
 pub(crate) fn run_in_child(name: &str, value: &str) {
-    let status = child(name)
-        .env(CHILD, value)
-        .status()
-        .expect("the test's program starts");
+    let status = child(name).env(CHILD, value).status().expect("the test's program starts");
     assert!(status.success(), "{name} as {value}: {status}");
 }
 
@@ -163,14 +143,8 @@ impl HugetlbTree {
         let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
             .into_iter()
             .find(|root| has(root, "cgroup.controllers"));
-        let tree = root.map(|root| Self {
-            root,
-            was_on: has(root, "cgroup.subtree_control"),
-        });
-        if tree
-            .as_ref()
-            .is_some_and(|tree| tree.was_on || tree.switch("+hugetlb"))
-        {
+        let tree = root.map(|root| Self { root, was_on: has(root, "cgroup.subtree_control") });
+        if tree.as_ref().is_some_and(|tree| tree.was_on || tree.switch("+hugetlb")) {
             return tree;
         }
         skip("no cgroup-v2 tree with the hugetlb controller");
@@ -211,8 +185,7 @@ impl OwnCgroup {
             std::fs::write(group.path.join(file), value)?;
             Ok(group)
         });
-        set.map_err(|error| skip(&format!("no cgroup with {file} in {parent}: {error}")))
-            .ok()
+        set.map_err(|error| skip(&format!("no cgroup with {file} in {parent}: {error}"))).ok()
     }
 
     /// Its folder.
@@ -244,13 +217,7 @@ impl OwnMount {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let bytes = size.bytes();
         let answer = std::process::Command::new("mount")
-            .args([
-                "-t",
-                "hugetlbfs",
-                "-o",
-                &format!("pagesize={bytes},{options}"),
-                "none",
-            ])
+            .args(["-t", "hugetlbfs", "-o", &format!("pagesize={bytes},{options}"), "none"])
             .arg(dir.path())
             .output();
         match answer {
@@ -270,8 +237,6 @@ impl OwnMount {
 
 impl Drop for OwnMount {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg(self.dir.path())
-            .status();
+        let _ = std::process::Command::new("umount").arg(self.dir.path()).status();
     }
 }

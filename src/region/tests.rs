@@ -119,22 +119,12 @@ fn assert_usable(mapping: &Mapping) {
 }
 
 fn assert_truthful(created: &Created, length: u64, page: PageSize) {
-    let Created {
-        backing,
-        mapping,
-        object,
-    } = created;
+    let Created { backing, mapping, object } = created;
     assert_eq!(backing.length, page.round_up(length).unwrap(), "{backing}");
     assert_eq!(mapping.len() as u64, backing.length);
-    assert_eq!(
-        (backing.page_size, mapping.page_size(), object.page_size()),
-        (page, page, page)
-    );
+    assert_eq!((backing.page_size, mapping.page_size(), object.page_size()), (page, page, page));
     assert_eq!(backing.resident, backing.length, "{backing}");
-    assert_eq!(
-        backing.nodes.iter().map(|share| share.bytes).sum::<u64>(),
-        backing.length
-    );
+    assert_eq!(backing.nodes.iter().map(|share| share.bytes).sum::<u64>(), backing.length);
     assert_eq!(backing.kind, object.kind());
     assert_eq!(backing.measured, How::PagemapScan);
     assert_usable(mapping);
@@ -143,11 +133,7 @@ fn assert_truthful(created: &Created, length: u64, page: PageSize) {
 /// Each kind of huge page object of one size is made, is what it says, and leaves nothing.
 fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Path) {
     let before = pages.counters();
-    for kind in [
-        BackingKind::Hugetlbfs,
-        BackingKind::Sysv,
-        BackingKind::Memfd,
-    ] {
+    for kind in [BackingKind::Hugetlbfs, BackingKind::Sysv, BackingKind::Memfd] {
         let backings = [kind];
         let mut ask = Ask::new(length, &size.to_string(), &backings);
         ask.mount = Some(mount);
@@ -169,14 +155,8 @@ fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Pat
     let policy = PagePolicy::exactly(Rung::Huge(size));
     let (mapping, backing) =
         create_private(length, &policy, &Placement::Default, Populate::Full, None).unwrap();
-    assert_eq!(
-        (backing.kind, backing.page_size),
-        (BackingKind::Anonymous, size)
-    );
-    assert_eq!(
-        (backing.huge, backing.resident),
-        (backing.length, backing.length)
-    );
+    assert_eq!((backing.kind, backing.page_size), (BackingKind::Anonymous, size));
+    assert_eq!((backing.huge, backing.resident), (backing.length, backing.length));
     assert_usable(&mapping);
     drop(mapping);
     pages.assert_as(before, "private memory left pages behind");
@@ -215,21 +195,13 @@ fn an_exhausted_pool_is_a_refusal_with_numbers_for_every_kind_and_takes_nothing(
     let path = mount.path();
     let before = pages.counters();
     let length = (pages.available() + 1) * SIZE_2M.bytes();
-    for kind in [
-        BackingKind::Hugetlbfs,
-        BackingKind::Sysv,
-        BackingKind::Memfd,
-    ] {
+    for kind in [BackingKind::Hugetlbfs, BackingKind::Sysv, BackingKind::Memfd] {
         let backings = [kind];
         let mut ask = Ask::new(length, "2M", &backings);
         ask.mount = Some(&path);
         let error = failed(ask.create());
         let refusal = only_refusal(&error);
-        assert_eq!(
-            (refusal.code, refusal.backing),
-            (RefusalCode::PoolTooSmall, kind),
-            "{error}"
-        );
+        assert_eq!((refusal.code, refusal.backing), (RefusalCode::PoolTooSmall, kind), "{error}");
         assert_eq!(refusal.errno, Some(nix::errno::Errno::ENOMEM));
         assert!(refusal.numbers.contains("available"), "{error}");
         assert!(!refusal.remedy.is_empty(), "{error}");
@@ -237,10 +209,7 @@ fn an_exhausted_pool_is_a_refusal_with_numbers_for_every_kind_and_takes_nothing(
     }
     let policy = PagePolicy::exactly(Rung::Huge(SIZE_2M));
     let private = create_private(length, &policy, &Placement::Default, Populate::Full, None);
-    assert_eq!(
-        only_refusal(&private.unwrap_err()).code,
-        RefusalCode::PoolTooSmall
-    );
+    assert_eq!(only_refusal(&private.unwrap_err()).code, RefusalCode::PoolTooSmall);
     pages.assert_as(before, "the end");
 }
 
@@ -259,22 +228,11 @@ fn a_mount_quota_is_named_with_its_numbers_and_the_ladder_goes_on() {
     let error = failed(ask.create());
     let refusal = only_refusal(&error);
     assert_eq!(refusal.code, RefusalCode::MountQuota, "{error}");
-    assert!(
-        refusal
-            .numbers
-            .contains("needs 6 MiB, the mount has 4 MiB of 4 MiB free"),
-        "{error}"
-    );
+    assert!(refusal.numbers.contains("needs 6 MiB, the mount has 4 MiB of 4 MiB free"), "{error}");
     ask.backings = &[];
     let created = ask.create().unwrap();
     assert_eq!(created.backing.rung, Rung::Huge(SIZE_2M));
-    assert!(
-        created
-            .backing
-            .refusals
-            .iter()
-            .any(|r| r.code == RefusalCode::MountQuota)
-    );
+    assert!(created.backing.refusals.iter().any(|r| r.code == RefusalCode::MountQuota));
     created.discard();
     pages.assert_as(before, "the end");
 }
@@ -291,11 +249,7 @@ fn a_mount_without_room_for_a_file_is_a_quota() {
     let mut ask = Ask::new(1, "2M", &[BackingKind::Hugetlbfs]);
     ask.mount = Some(&path);
     let error = failed(ask.create());
-    assert_eq!(
-        only_refusal(&error).code,
-        RefusalCode::MountQuota,
-        "{error}"
-    );
+    assert_eq!(only_refusal(&error).code, RefusalCode::MountQuota, "{error}");
     assert!(error.to_string().contains("0 more files"), "{error}");
     drop(pages);
 }
@@ -321,17 +275,11 @@ fn a_mount_that_can_not_be_meant_is_named_with_what_it_is() {
         (path.as_path(), "1G", "pages of 2M"),
     ] {
         let text = attempt(mount, pages);
-        assert!(
-            text.contains(word) && text.contains(mount.to_str().unwrap()),
-            "{text}"
-        );
+        assert!(text.contains(word) && text.contains(mount.to_str().unwrap()), "{text}");
     }
     std::fs::remove_dir(inside).unwrap();
     let remount = |how: &str| {
-        let status = std::process::Command::new("mount")
-            .args(["-o", how])
-            .arg(&path)
-            .status();
+        let status = std::process::Command::new("mount").args(["-o", how]).arg(&path).status();
         assert!(status.unwrap().success());
     };
     remount("remount,bind,ro");
@@ -358,19 +306,10 @@ fn base_and_merged_pages_tell_the_truth_on_tmpfs_memfd_and_private_memory() {
     }
     for (rung, huge) in [(Rung::Base, 0), (Rung::Thp, 4 * M)] {
         let policy = PagePolicy::exactly(rung);
-        let (mapping, backing) = create_private(
-            length,
-            &policy,
-            &Placement::Default,
-            Populate::Parallel(2),
-            None,
-        )
-        .unwrap();
-        assert_eq!(
-            (backing.resident, backing.huge),
-            (backing.length, huge),
-            "{backing}"
-        );
+        let (mapping, backing) =
+            create_private(length, &policy, &Placement::Default, Populate::Parallel(2), None)
+                .unwrap();
+        assert_eq!((backing.resident, backing.huge), (backing.length, huge), "{backing}");
         assert_usable(&mapping);
     }
 }
@@ -393,9 +332,7 @@ fn pages_of_machine() -> u64 {
 #[test]
 fn the_mode_survives_the_umask_and_a_name_is_given_once() {
     let created = Ask::new(1, "base", &[]).create().unwrap();
-    let Object::File { fd, .. } = &created.object else {
-        panic!("{:?}", created.object)
-    };
+    let Object::File { fd, .. } = &created.object else { panic!("{:?}", created.object) };
     assert_eq!(facts(fd.as_fd()).unwrap().mode, 0o640);
     let name = format!("hugeshm-region-test-{}", std::process::id());
     link(&created.object, &name).unwrap();
@@ -416,20 +353,13 @@ fn opening_more_than_the_file_holds_is_refused_and_the_file_does_not_grow() {
         return;
     };
     let before = pages.counters();
-    let created = Ask::new(2 * M, "2M", &[BackingKind::Memfd])
-        .create()
-        .unwrap();
-    let Object::File { fd, .. } = &created.object else {
-        panic!("{:?}", created.object)
-    };
+    let created = Ask::new(2 * M, "2M", &[BackingKind::Memfd]).create().unwrap();
+    let Object::File { fd, .. } = &created.object else { panic!("{:?}", created.object) };
     for writable in [true, false] {
         let longer = map_file(fd.as_fd(), 2 * M + 1, writable, SIZE_2M, false);
         assert_eq!(longer.unwrap_err().kind(), ErrorKind::Corrupt);
     }
-    assert!(
-        map_file(fd.as_fd(), 1, true, PageSize::SIZE_4K, false).is_err(),
-        "a wrong page size"
-    );
+    assert!(map_file(fd.as_fd(), 1, true, PageSize::SIZE_4K, false).is_err(), "a wrong page size");
     let seen = facts(fd.as_fd()).unwrap();
     assert_eq!((seen.size, seen.kind), (2 * M, Some(BackingKind::Memfd)));
     assert_usable(&created.mapping);
@@ -456,18 +386,13 @@ fn a_sysv_segment_is_found_by_the_key_announced_and_opened_by_id() {
             Ok(())
         })
         .unwrap();
-    let Object::Sysv { id, key, .. } = created.object else {
-        panic!("{:?}", created.object)
-    };
+    let Object::Sysv { id, key, .. } = created.object else { panic!("{:?}", created.object) };
     assert_eq!(keys, [key]);
     assert_eq!(sysv::find(key), Ok(id));
     let seen = sysv::facts(id).unwrap();
     assert_eq!((seen.key, seen.length, seen.mode), (key, 4 * M, 0o640));
     assert_eq!((seen.attached, seen.removed), (1, false));
-    assert_eq!(
-        map_sysv(id, 4 * M + 1, true).unwrap_err().kind(),
-        ErrorKind::Corrupt
-    );
+    assert_eq!(map_sysv(id, 4 * M + 1, true).unwrap_err().kind(), ErrorKind::Corrupt);
     let opened = map_sysv(id, 3 * M, false).unwrap();
     assert_eq!((opened.len() as u64, opened.page_size()), (4 * M, SIZE_2M));
     drop(opened);
@@ -506,11 +431,7 @@ fn pages_are_bound_to_a_node_and_absent_nodes_are_named() {
         created.discard();
         ask.length = (pages.available() + 1) * SIZE_2M.bytes();
         let error = failed(ask.create());
-        assert_eq!(
-            only_refusal(&error).code,
-            RefusalCode::NodeTooSmall,
-            "{error}"
-        );
+        assert_eq!(only_refusal(&error).code, RefusalCode::NodeTooSmall, "{error}");
     }
     pages.assert_as(before, "the end");
     let mut ask = Ask::new(1, "base", &[]);
@@ -528,40 +449,22 @@ fn under_auto_the_report_says_why_better_pages_were_not_taken() {
     assert_eq!(created.backing.rung, Rung::Thp, "{:#}", created.backing);
     created.discard();
     // Longer than any pool here, shorter than memory: refused by every huge kind in turn.
-    let pool = crate::pages::pool(SIZE_2M)
-        .unwrap()
-        .map_or(0, |pool| pool.available());
+    let pool = crate::pages::pool(SIZE_2M).unwrap().map_or(0, |pool| pool.available());
     ask.length = (pool + 64) * SIZE_2M.bytes();
     ask.backings = &[];
     ask.pages = PagePolicy::auto().max_waste(2 << 20, 1);
     let created = ask.create().unwrap();
-    let codes: Vec<_> = created
-        .backing
-        .refusals
-        .iter()
-        .map(|r| (r.rung, r.code))
-        .collect();
+    let codes: Vec<_> = created.backing.refusals.iter().map(|r| (r.rung, r.code)).collect();
     let rung = Rung::Huge(SIZE_2M);
-    assert!(
-        codes.contains(&(rung, RefusalCode::PoolTooSmall)),
-        "{:#}",
-        created.backing
-    );
-    assert!(
-        codes.contains(&(rung, RefusalCode::Lifetime)),
-        "{:#}",
-        created.backing
-    );
+    assert!(codes.contains(&(rung, RefusalCode::PoolTooSmall)), "{:#}", created.backing);
+    assert!(codes.contains(&(rung, RefusalCode::Lifetime)), "{:#}", created.backing);
     assert_eq!(created.backing.rung, Rung::Thp);
     created.discard();
 }
 
 #[test]
 fn lengths_that_can_not_be_are_typed_errors() {
-    assert_eq!(
-        failed(Ask::new(0, "auto", &[]).create()).kind(),
-        ErrorKind::InvalidSize
-    );
+    assert_eq!(failed(Ask::new(0, "auto", &[]).create()).kind(), ErrorKind::InvalidSize);
     for length in [u64::MAX, u64::MAX - (4 << 20), 1 << 63, 1 << 62, 1 << 48] {
         for pages in ["auto", "base", "2M"] {
             let error = failed(Ask::new(length, pages, &[]).create());
@@ -581,17 +484,11 @@ fn a_hugetlb_cgroup_limit_is_an_error_where_a_touch_would_be_a_signal() {
             let error = failed(Ask::new(6 * M, "2M", &[kind]).create());
             let refusal = only_refusal(&error);
             assert_eq!(refusal.code, RefusalCode::CgroupLimit, "{error}");
-            assert!(
-                refusal.numbers.contains("leaves") && refusal.errno.is_some(),
-                "{error}"
-            );
+            assert!(refusal.numbers.contains("leaves") && refusal.errno.is_some(), "{error}");
         }
         let policy = PagePolicy::exactly(Rung::Huge(SIZE_2M));
         let private = create_private(6 * M, &policy, &Placement::Default, Populate::Full, None);
-        assert_eq!(
-            only_refusal(&private.unwrap_err()).code,
-            RefusalCode::CgroupLimit
-        );
+        assert_eq!(only_refusal(&private.unwrap_err()).code, RefusalCode::CgroupLimit);
         return;
     }
     let Some(pages) = reserve_pages(SIZE_2M, 4) else {
@@ -624,10 +521,7 @@ fn a_memory_cgroup_limit_is_refused_before_the_kernel_would_kill() {
         return;
     }
     let table = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-    let own = table
-        .lines()
-        .find_map(|line| line.split_once(":memory:"))
-        .map(|(_, path)| path);
+    let own = table.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path);
     let Some(own) = own else {
         testing::skip("no cgroup-v1 memory hierarchy");
         return;
@@ -645,11 +539,7 @@ fn a_memory_cgroup_limit_is_refused_before_the_kernel_would_kill() {
 fn a_creator_killed_half_way_leaves_no_pages_but_a_segment_under_its_key() {
     if let Some(key_file) = part_of_child() {
         let (kind, path) = key_file.split_once(' ').unwrap();
-        let kind = if kind == "sysv" {
-            BackingKind::Sysv
-        } else {
-            BackingKind::Memfd
-        };
+        let kind = if kind == "sysv" { BackingKind::Sysv } else { BackingKind::Memfd };
         let backings = [kind];
         let mut ask = Ask::new(4 * M, "2M", &backings);
         ask.populate = Populate::Full;
@@ -662,10 +552,7 @@ fn a_creator_killed_half_way_leaves_no_pages_but_a_segment_under_its_key() {
         let kill = |_, _| {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
         };
-        let _ = create(CreateRequest {
-            progress: Some(&kill),
-            ..ask.request(&mut announce)
-        });
+        let _ = create(CreateRequest { progress: Some(&kill), ..ask.request(&mut announce) });
         return;
     }
     let Some(pages) = reserve_pages(SIZE_2M, 2) else {

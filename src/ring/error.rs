@@ -147,10 +147,7 @@ impl fmt::Display for SendError {
             Self::Full => f.pad("the ring is full"),
             Self::TooLarge { len, max } => write!(f, "{len} is more than the {max} that can fit"),
             Self::WrongSize { len, size } => {
-                write!(
-                    f,
-                    "a message of {len} bytes in a ring of {size}-byte messages"
-                )
+                write!(f, "a message of {len} bytes in a ring of {size}-byte messages")
             }
             Self::Closed => f.pad(CLOSED),
             Self::PeerDied => f.pad(PEER_DIED),
@@ -174,10 +171,7 @@ impl fmt::Display for RecvError {
             Self::Forked => f.pad(FORKED),
             Self::Superseded => f.pad(SUPERSEDED),
             Self::InvalidValue { position } => {
-                write!(
-                    f,
-                    "the message at position {position} is no valid value of its type"
-                )
+                write!(f, "the message at position {position} is no valid value of its type")
             }
             Self::Corrupt(corruption) => fmt::Display::fmt(corruption, f),
         }
@@ -257,10 +251,7 @@ mod tests {
         assert!(size_of::<SendError>() <= 24 && size_of::<RecvError>() <= 16);
         let error = Error::from(SendError::TooLarge { len: 9, max: 8 });
         assert_eq!(error.kind(), ErrorKind::InvalidSize);
-        assert_eq!(
-            error.to_string(),
-            "send \"message\": 9 is more than the 8 that can fit"
-        );
+        assert_eq!(error.to_string(), "send \"message\": 9 is more than the 8 that can fit");
         let error = AttachError::Corrupt(Corruption::Released).of("quotes");
         assert_eq!(
             error.to_string(),

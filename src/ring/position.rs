@@ -40,12 +40,7 @@ impl SlotGeometry {
         }
         let bytes = usize::try_from(capacity).ok()?.checked_mul(stride)?;
         isize::try_from(bytes).ok()?;
-        Some(Self {
-            size,
-            stride,
-            capacity,
-            bytes,
-        })
+        Some(Self { size, stride, capacity, bytes })
     }
 
     /// The bytes of a message that are used.
@@ -101,11 +96,7 @@ pub(crate) const fn check_old_stamp(
         Some(stamp) => stamp,
         None => 0,
     };
-    if stamp == 0 || stamp == lap_before {
-        Ok(())
-    } else {
-        Err(Corruption::Stamp)
-    }
+    if stamp == 0 || stamp == lap_before { Ok(()) } else { Err(Corruption::Stamp) }
 }
 
 /// Checks a released position read at attach, when nothing private is known yet.
@@ -186,12 +177,7 @@ impl RecordGeometry {
         if !sound {
             return None;
         }
-        let mut geometry = Self {
-            capacity,
-            payload_align,
-            user_header,
-            len_max: 0,
-        };
+        let mut geometry = Self { capacity, payload_align, user_header, len_max: 0 };
         geometry.len_max = geometry.find_len_max()?;
         Some(geometry)
     }
@@ -266,21 +252,11 @@ impl RecordGeometry {
         let len = Self::up(len, WORD);
         let payload = self.payload_of(offset);
         if payload + len <= self.capacity {
-            return Place {
-                padding: 0,
-                header: offset,
-                payload,
-                span: payload + len - offset,
-            };
+            return Place { padding: 0, header: offset, payload, span: payload + len - offset };
         }
         let padding = self.capacity - offset;
         let payload = self.payload_of(0);
-        Place {
-            padding,
-            header: 0,
-            payload,
-            span: padding + payload + len,
-        }
+        Place { padding, header: 0, payload, span: padding + payload + len }
     }
 
     /// How far the position moves when `place` is committed with `len` bytes only.
@@ -293,11 +269,7 @@ impl RecordGeometry {
     #[inline]
     pub(crate) fn advance(&self, offset: u64, span: u64) -> u64 {
         let next = offset + span;
-        if next >= self.capacity {
-            next - self.capacity
-        } else {
-            next
-        }
+        if next >= self.capacity { next - self.capacity } else { next }
     }
 
     /// Reads the header word found at `offset`, with `window` bytes from there on that a
@@ -434,15 +406,9 @@ mod tests {
             let offsets = || (0..geometry.capacity()).step_by(8);
             let max = geometry.len_max();
             for len in 0..=max {
-                assert!(
-                    offsets().all(|offset| fits(&geometry, offset, len)),
-                    "{geometry:?}"
-                );
+                assert!(offsets().all(|offset| fits(&geometry, offset, len)), "{geometry:?}");
             }
-            assert!(
-                !offsets().all(|offset| fits(&geometry, offset, max + 1)),
-                "{geometry:?}"
-            );
+            assert!(!offsets().all(|offset| fits(&geometry, offset, max + 1)), "{geometry:?}");
             looked_at += 1;
         }
         assert!(looked_at > 100);
@@ -462,9 +428,7 @@ mod tests {
                         let word = padding_word(place.padding);
                         assert_eq!(
                             geometry.decode(word, offset, capacity),
-                            Ok(Header::Padding {
-                                span: place.padding
-                            })
+                            Ok(Header::Padding { span: place.padding })
                         );
                         assert_eq!(geometry.advance(offset, place.padding), 0);
                     } else {
@@ -473,11 +437,7 @@ mod tests {
                     let span = place.span - place.padding;
                     assert_eq!(
                         geometry.decode(record_word(len), place.header, capacity),
-                        Ok(Header::Record {
-                            len,
-                            payload: place.payload,
-                            span
-                        })
+                        Ok(Header::Record { len, payload: place.payload, span })
                     );
                     assert_eq!(
                         geometry.decode(record_word(len), place.header, span - 1),

@@ -23,7 +23,7 @@
 #![expect(unsafe_code, reason = "a mapping together with its locks is memory as well")]
 
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
-use crate::region::{self, Backing, FileFacts, Mapping};
+use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
 use crate::segment::control::{ClaimsText, Control};
 use crate::segment::directory::Directory;
 use crate::segment::domain::Domain;
@@ -107,16 +107,24 @@ pub(crate) struct Parts {
     pub domain: Domain,
     pub name: String,
     pub identity: Identity,
-    pub backing: Option<Backing>,
+    /// The creator's report, or where an opener found it.
+    pub backing: Report,
+}
+
+/// Where the report on the pages comes from.
+pub(crate) enum Report {
+    /// This process made and measured them.
+    Measured(Backing),
+    /// Another process did; this one found them here.
+    Recorded(String),
 }
 
 impl Attached {
     /// Steps A5 (the header) and A6 over a mapping that is held.
-    pub(crate) fn new(held: Held, parts: Parts) -> Result<Self> {
+    pub(crate) fn new(held: Arc<Held>, parts: Parts) -> Result<Self> {
         const OPERATION: &str = "open segment";
         let Parts { domain, name, identity, backing } = parts;
         let writable = held.writable();
-        let held = Arc::new(held);
         let view = View::new(Arc::clone(&held) as Arc<dyn Memory>);
         let header = read_header(&view, writable).map_err(|unreadable| match unreadable {
             Unreadable::Corrupt(what) => {
@@ -135,7 +143,10 @@ impl Attached {
         let directory = Directory::new(&view, &header).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, OPERATION, &*name).detail("its directory lies outside")
         })?;
-        let backing = backing.unwrap_or_else(|| recorded_backing(&held.mapping, &header));
+        let backing = match backing {
+            Report::Measured(backing) => backing,
+            Report::Recorded(place) => recorded_backing(&held.mapping, &header, place),
+        };
         let attachment = match &held.claims {
             Some(claims) => Some(take_attachment(&view, &header, claims, &name)?),
             None => None,
@@ -207,6 +218,17 @@ fn read_header(view: &View, writable: bool) -> Result<Header, Unreadable> {
     Header::parse(&bytes, view.len() as u64, writable)
 }
 
+/// A private copy of the first bytes of a mapping, for reports; of them only the frozen part
+/// means the same in every version. All zero if it is shorter than a header.
+pub(crate) fn frozen(held: &Arc<Held>) -> HeaderRaw {
+    let view = View::new(Arc::clone(held) as Arc<dyn Memory>);
+    let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
+    if view.len() >= HEADER_BYTES {
+        view.read(0, bytemuck::bytes_of_mut(&mut raw));
+    }
+    raw
+}
+
 fn attachment_at(header: &Header, number: u32) -> usize {
     // `Header::parse` checked that the whole table lies inside the mapping.
     header.raw.attachments_offset as usize + number as usize * size_of::<AttachmentRaw>()
@@ -255,12 +277,12 @@ fn default_label() -> String {
 }
 
 /// The report of an opener: the page size as measured by the mapping, the rest as recorded.
-fn recorded_backing(mapping: &Mapping, header: &Header) -> Backing {
+fn recorded_backing(mapping: &Mapping, header: &Header, location: String) -> Backing {
     let nodes = header.raw.nodes[..header.raw.node_count as usize]
         .iter()
-        .map(|node| (u32::try_from(node.node).unwrap_or(u32::MAX), node.bytes))
+        .filter_map(|n| Some(NodeShare::new(u32::try_from(n.node).ok()?, n.bytes)))
         .collect();
-    Backing::recorded(mapping, header.backing, header.rung, nodes)
+    Backing::recorded(mapping, header.backing, header.rung, location, nodes)
 }
 
 /// A control file as found under a name, with what its inode says.
@@ -282,7 +304,9 @@ pub(crate) fn find(folder: &Folder, domain: &Domain, name: &str) -> Result<Found
                 folder.path().display(),
                 domain.name()
             ))
-            .remedy("`hugeshm list` shows the names here; HUGESHM_DOMAIN and HUGESHM_DIR choose others"),
+            .remedy(
+                "`hugeshm list` shows the names here; HUGESHM_DOMAIN and HUGESHM_DIR choose others",
+            ),
         _ => error,
     })?;
     let facts = folder.facts(&fd, &file)?;
@@ -431,6 +455,15 @@ fn places(folder: &Folder, control: &Control) -> Result<Vec<Place>> {
     Ok(places)
 }
 
+/// Where a control file says its bytes are, in the words of a report.
+pub(crate) fn location(control: &Control) -> String {
+    match (control.backing, &control.folder) {
+        (BackingKind::Sysv, _) => format!("SysV id {}", control.sysv_id),
+        (kind, Some(folder)) => format!("{kind} at {}", folder.display()),
+        (kind, None) => kind.to_string(),
+    }
+}
+
 /// Opens a name: all of A1 to A6.
 pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     const OPERATION: &str = "open segment";
@@ -443,9 +476,9 @@ pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached>
                 domain: domain.clone(),
                 name: name.to_owned(),
                 identity: found.control.identity,
-                backing: None,
+                backing: Report::Recorded(location(&found.control)),
             };
-            let attached = Attached::new(held, parts)?;
+            let attached = Attached::new(Arc::new(held), parts)?;
             if found.control.backing == BackingKind::Memfd && attached.writable() {
                 handover::become_holder(&folder, &attached);
             }

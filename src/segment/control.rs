@@ -80,10 +80,7 @@ impl Control {
             line("folder_in_mount", &escape(folder));
         }
         for holder in &self.holders {
-            line(
-                "holder",
-                &format_args!("{} {} {}", holder.pid, holder.fd, holder.start),
-            );
+            line("holder", &format_args!("{} {} {}", holder.pid, holder.fd, holder.start));
         }
         text
     }
@@ -113,11 +110,7 @@ impl Control {
             folder_in_mount: pairs.path("folder_in_mount")?,
             sysv_id: if sysv { pairs.number("sysv_id")? } else { 0 },
             sysv_key: if sysv { pairs.number("sysv_key")? } else { 0 },
-            holders: pairs
-                .all("holder")
-                .take(HOLDERS_MAX)
-                .filter_map(parse_holder)
-                .collect(),
+            holders: pairs.all("holder").take(HOLDERS_MAX).filter_map(parse_holder).collect(),
         };
         if control.length == 0 || !control.page_size.divides(control.length) {
             return Err("length is not a multiple of page_size".into());
@@ -173,14 +166,10 @@ impl ClaimsText {
         let pairs = Pairs::parse(bytes)?;
         let mut intents = Vec::new();
         for value in pairs.all("hugetlbfs") {
-            intents.push(Intent::Hugetlbfs(
-                unescape(value).ok_or("a path is badly escaped")?,
-            ));
+            intents.push(Intent::Hugetlbfs(unescape(value).ok_or("a path is badly escaped")?));
         }
         for value in pairs.all("sysv_key") {
-            intents.push(Intent::Sysv(
-                value.parse().map_err(|_| "sysv_key is not a number")?,
-            ));
+            intents.push(Intent::Sysv(value.parse().map_err(|_| "sysv_key is not a number")?));
         }
         Ok(Self {
             domain: pairs.name("domain")?,
@@ -200,36 +189,23 @@ impl<'a> Pairs<'a> {
             return Err(format!("it is longer than {BYTES_MAX} bytes"));
         }
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
-        let pairs = Self(
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .collect(),
-        );
+        let pairs = Self(text.lines().filter_map(|line| line.split_once('=')).collect());
         match pairs.one("hugeshm")? {
             "1" => Ok(pairs),
-            version => Err(format!(
-                "it is of version {version:?}, this program knows 1"
-            )),
+            version => Err(format!("it is of version {version:?}, this program knows 1")),
         }
     }
 
     fn all(&self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(k, _)| *k == key)
-            .map(|(_, value)| *value)
+        self.0.iter().filter(move |(k, _)| *k == key).map(|(_, value)| *value)
     }
 
     fn one(&self, key: &'a str) -> Result<&'a str, String> {
-        self.all(key)
-            .next()
-            .ok_or_else(|| format!("it has no line {key}="))
+        self.all(key).next().ok_or_else(|| format!("it has no line {key}="))
     }
 
     fn number<N: std::str::FromStr>(&self, key: &'a str) -> Result<N, String> {
-        self.one(key)?
-            .parse()
-            .map_err(|_| format!("{key} is not a number that fits"))
+        self.one(key)?.parse().map_err(|_| format!("{key} is not a number that fits"))
     }
 
     fn name(&self, key: &'a str) -> Result<String, String> {
@@ -301,21 +277,14 @@ mod tests {
             folder_in_mount: Some("/".into()),
             sysv_id: 0,
             sysv_key: 0,
-            holders: vec![Holder {
-                pid: 12,
-                fd: 5,
-                start: 99,
-            }],
+            holders: vec![Holder { pid: 12, fd: 5, start: 99 }],
         }
     }
 
     #[test]
     fn a_control_file_reads_back_as_it_was_written() {
         let control = sample();
-        assert_eq!(
-            Control::parse(control.to_text().as_bytes()),
-            Ok(control.clone())
-        );
+        assert_eq!(Control::parse(control.to_text().as_bytes()), Ok(control.clone()));
         let sysv = Control {
             backing: BackingKind::Sysv,
             sysv_id: 65538,
@@ -334,15 +303,7 @@ mod tests {
     fn unknown_keys_are_ignored_and_missing_ones_named() {
         let text = sample().to_text() + "shiny=yes\nno equal sign\n=\n";
         assert_eq!(Control::parse(text.as_bytes()), Ok(sample()));
-        for key in [
-            "hugeshm",
-            "identity",
-            "backing",
-            "length",
-            "device",
-            "page_size",
-            "name",
-        ] {
+        for key in ["hugeshm", "identity", "backing", "length", "device", "page_size", "name"] {
             let without: String = sample()
                 .to_text()
                 .lines()
@@ -380,10 +341,7 @@ mod tests {
             domain: "d".into(),
             name: "n".into(),
             identity: Identity([1; 16]),
-            intents: vec![
-                Intent::Hugetlbfs("/dev/huge pages".into()),
-                Intent::Sysv(77),
-            ],
+            intents: vec![Intent::Hugetlbfs("/dev/huge pages".into()), Intent::Sysv(77)],
         };
         assert_eq!(ClaimsText::parse(text.to_text().as_bytes()), Ok(text));
     }

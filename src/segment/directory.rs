@@ -47,9 +47,8 @@ impl TypeIdentity {
         if self.name.len() <= TYPE_NAME_MAX && visible {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::InvalidName, "declare the type of object", object).detail(
-            format!("a type name is at most {TYPE_NAME_MAX} bytes of visible ASCII"),
-        ))
+        Err(Error::new(ErrorKind::InvalidName, "declare the type of object", object)
+            .detail(format!("a type name is at most {TYPE_NAME_MAX} bytes of visible ASCII")))
     }
 }
 
@@ -100,7 +99,8 @@ impl ObjectSpec {
             place(cursor, self.control_bytes(), self.payload_bytes, self.payload_align)?;
         let schema_length = self.schema.as_ref().map_or(0, |schema| schema.bytes.len() as u64);
         let schema_offset = end.checked_next_multiple_of(8)?;
-        let end = if schema_length == 0 { end } else { schema_offset.checked_add(schema_length)? };
+        let end =
+            if schema_length == 0 { end } else { schema_offset.checked_add(schema_length)? };
         let raw = EntryRaw {
             kind: self.kind.code(),
             control_offset,
@@ -195,9 +195,10 @@ impl Directory {
         let mut count = 0;
         for (index, entry) in self.entries(header) {
             let raw = entry
-                .map_err(|what| Error::new(ErrorKind::Corrupt, OPERATION, name).detail(format!(
-                    "entry {index} of the directory is damaged: {what}"
-                )))?
+                .map_err(|what| {
+                    Error::new(ErrorKind::Corrupt, OPERATION, name)
+                        .detail(format!("entry {index} of the directory is damaged: {what}"))
+                })?
                 .raw;
             // The ranges were checked to lie inside the segment, so the sums cannot wrap.
             cursor = cursor
@@ -211,10 +212,8 @@ impl Directory {
                 .detail(format!("the directory holds {count} objects, its capacity"))
                 .remedy("build the segment with a larger max_objects"));
         }
-        let (mut raw, end) = spec
-            .place(cursor)
-            .filter(|&(_, end)| end <= header.raw.length)
-            .ok_or_else(|| {
+        let (mut raw, end) =
+            spec.place(cursor).filter(|&(_, end)| end <= header.raw.length).ok_or_else(|| {
                 let room = header.raw.length - cursor;
                 Error::new(ErrorKind::NoSpace, OPERATION, name)
                     .detail(format!(
@@ -245,11 +244,12 @@ impl Directory {
 /// Checks that an existing object is what `spec` declares, as for `open_or_create`.
 pub(crate) fn check_same(name: &str, entry: &Entry, spec: &ObjectSpec) -> Result<()> {
     let raw = &entry.raw;
-    let difference = |kind, what: &str, here: &dyn core::fmt::Display, asked: &dyn core::fmt::Display| {
-        Err(Error::new(kind, "use existing object", name)
-            .detail(format!("its {what} is {here}, {asked} was asked for"))
-            .remedy("ask for what is there, choose another name, or replace the segment"))
-    };
+    let difference =
+        |kind, what: &str, here: &dyn core::fmt::Display, asked: &dyn core::fmt::Display| {
+            Err(Error::new(kind, "use existing object", name)
+                .detail(format!("its {what} is {here}, {asked} was asked for"))
+                .remedy("ask for what is there, choose another name, or replace the segment"))
+        };
     if entry.kind != spec.kind {
         return difference(ErrorKind::KindMismatch, "kind", &entry.kind, &spec.kind);
     }

@@ -247,10 +247,7 @@ impl Endpoint {
         };
         let bytes = bytemuck::bytes_of(&line);
         place.claim.write(16, &bytes[16..]);
-        place
-            .claim
-            .word32(offset_of!(EndpointRaw, state))
-            .store(ENDPOINT_OPEN, Ordering::Release);
+        place.claim.word32(offset_of!(EndpointRaw, state)).store(ENDPOINT_OPEN, Ordering::Release);
         place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
         Ok(Self { segment: Arc::clone(segment), place, peer, epoch, lock })
     }

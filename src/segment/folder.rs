@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a change to a name waits for another one that is under way.
-const NAME_LOCK_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const NAME_LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An open control folder.
 #[derive(Debug)]
@@ -69,10 +69,7 @@ impl Folder {
                 facts.filesystem_type().0
             )));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            fd,
-        })
+        Ok(Self { path: path.to_owned(), fd })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -86,11 +83,7 @@ impl Folder {
     /// Opens an existing regular file of this folder, never through a link.
     pub(crate) fn open_file(&self, file: &str, write: bool) -> Result<OwnedFd> {
         let operation = "open a file of the control folder";
-        let access = if write {
-            OFlag::O_RDWR
-        } else {
-            OFlag::O_RDONLY
-        };
+        let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
         let fd = nix::fcntl::openat(
             &self.fd,
             file,
@@ -112,13 +105,9 @@ impl Folder {
     }
 
     fn foreign(&self, file: &str, detail: &str) -> Error {
-        Error::new(
-            ErrorKind::NotOurs,
-            "open a file of the control folder",
-            self.object(file),
-        )
-        .detail(detail)
-        .remedy("look who put it there (ls -l), and remove it or use another name or domain")
+        Error::new(ErrorKind::NotOurs, "open a file of the control folder", self.object(file))
+            .detail(detail)
+            .remedy("look who put it there (ls -l), and remove it or use another name or domain")
     }
 
     /// The facts about an open file.
@@ -144,9 +133,7 @@ impl Folder {
     }
 
     fn io(&self, operation: &'static str, file: &str, error: &std::io::Error) -> Error {
-        let errno = error
-            .raw_os_error()
-            .map_or(Errno::UnknownErrno, Errno::from_raw);
+        let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
         self.full(Error::system(operation, self.object(file), errno))
     }
 
@@ -154,11 +141,9 @@ impl Folder {
     fn full(&self, error: Error) -> Error {
         if matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)) {
             let path = self.path.display();
-            return error
-                .detail(format!("{path} is full or has no inode left"))
-                .remedy(format!(
-                    "`hugeshm collect`, or mount {path} with a larger size= or nr_inodes="
-                ));
+            return error.detail(format!("{path} is full or has no inode left")).remedy(format!(
+                "`hugeshm collect`, or mount {path} with a larger size= or nr_inodes="
+            ));
         }
         error
     }
@@ -191,11 +176,7 @@ impl Folder {
     /// Replaces the contents of an open file of ours.
     pub(crate) fn write(&self, fd: &impl AsFd, text: &str) -> Result<()> {
         let failed = |errno| {
-            self.full(Error::system(
-                "write a control file",
-                self.path.display().to_string(),
-                errno,
-            ))
+            self.full(Error::system("write a control file", self.path.display().to_string(), errno))
         };
         let mut done = 0;
         while done < text.len() {
@@ -241,17 +222,21 @@ impl Folder {
     pub(crate) fn entries(&self) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.path)
             .map_err(|error| self.io("list the control folder", "", &error))?;
-        Ok(entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect())
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
     }
 
     /// Takes the write lock on a name, in the lock file of the user `owner`.
-    pub(crate) fn lock_name(&self, domain: &str, name: &str, owner: u32) -> Result<NameLock> {
+    pub(crate) fn lock_name(
+        &self,
+        domain: &str,
+        name: &str,
+        owner: u32,
+        patience: Duration,
+    ) -> Result<NameLock> {
         let file = names::lock_file(owner);
         let lock = LockFd::open(|| self.lock_file(&file, owner))?;
         let byte = names::name_lock_byte(domain, name);
-        let deadline = Instant::now() + NAME_LOCK_PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut pause = Duration::from_micros(100);
         loop {
             match locks::try_lock(lock.as_fd(), Mode::Exclusive, byte, 1) {
@@ -261,11 +246,8 @@ impl Folder {
                     pause = (pause * 2).min(Duration::from_millis(5));
                 }
                 Ok(false) => {
-                    return Err(
-                        Error::new(ErrorKind::TimedOut, "lock the name", name).detail(format!(
-                            "another process has been changing it for {NAME_LOCK_PATIENCE:?}"
-                        )),
-                    );
+                    return Err(Error::new(ErrorKind::TimedOut, "lock the name", name)
+                        .detail(format!("another process has been changing it for {patience:?}")));
                 }
                 Err(errno) => return Err(Error::system("lock the name", name, errno)),
             }
@@ -366,23 +348,13 @@ mod tests {
         let fd = folder.create_unnamed(0o640, "hello").unwrap();
         assert!(folder.entries().unwrap().is_empty());
         folder.link(&fd, "a").unwrap();
-        assert_eq!(
-            folder.link(&fd, "a").unwrap_err().kind(),
-            ErrorKind::AlreadyExists
-        );
+        assert_eq!(folder.link(&fd, "a").unwrap_err().kind(), ErrorKind::AlreadyExists);
         let other = folder.create_unnamed(0o600, "there").unwrap();
         folder.link_over(&other, "a", "a.new").unwrap();
-        let text = folder
-            .read(folder.open_file("a", false).unwrap(), "a")
-            .unwrap();
+        let text = folder.read(folder.open_file("a", false).unwrap(), "a").unwrap();
         assert_eq!(text, b"there");
         folder.write(&other, "x").unwrap();
-        assert_eq!(
-            folder
-                .read(folder.open_file("a", false).unwrap(), "a")
-                .unwrap(),
-            b"x"
-        );
+        assert_eq!(folder.read(folder.open_file("a", false).unwrap(), "a").unwrap(), b"x");
         assert_eq!(folder.entries().unwrap(), ["a"]);
         folder.unlink("a").unwrap();
         folder.unlink("a").unwrap();
@@ -392,12 +364,12 @@ mod tests {
     fn a_name_is_locked_by_one_at_a_time() {
         let (_dir, folder) = scratch();
         let uid = nix::unistd::geteuid().as_raw();
-        let first = folder.lock_name("d", "n", uid).unwrap();
-        let _other_name = folder.lock_name("d", "m", uid).unwrap();
+        let first = folder.lock_name("d", "n", uid, NAME_LOCK_PATIENCE).unwrap();
+        let _other_name = folder.lock_name("d", "m", uid, NAME_LOCK_PATIENCE).unwrap();
         let released = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _second = folder.lock_name("d", "n", uid).unwrap();
+                let _second = folder.lock_name("d", "n", uid, NAME_LOCK_PATIENCE).unwrap();
                 assert!(released.load(std::sync::atomic::Ordering::SeqCst));
             });
             std::thread::sleep(Duration::from_millis(20));

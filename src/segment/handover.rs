@@ -13,7 +13,7 @@
 
 use crate::error::{BackingKind, Error, ErrorKind, Result};
 use crate::region;
-use crate::segment::attach::{self, Attached, Held, Parts};
+use crate::segment::attach::{self, Attached, Held, Parts, Report};
 use crate::segment::control::{BYTES_MAX, Control, HOLDERS_MAX, Holder};
 use crate::segment::domain::Domain;
 use crate::segment::folder::Folder;
@@ -23,12 +23,12 @@ use crate::sys::locks::{self, Mode};
 use crate::sys::memfd;
 use crate::sys::process::{self, LockFd};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg,
-};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The first bytes of a message that carries a segment.
 const GREETING: [u8; 8] = *b"HUGESHM>";
@@ -116,10 +116,7 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<Attached> {
     attach_received(&control, data, claims)
 }
 
-fn receive_head(
-    socket: &UnixStream,
-    head: &mut [u8; 16],
-) -> nix::Result<(usize, Vec<OwnedFd>)> {
+fn receive_head(socket: &UnixStream, head: &mut [u8; 16]) -> nix::Result<(usize, Vec<OwnedFd>)> {
     // Room for more than the two we take, so that a surplus is seen and closed.
     let mut space = nix::cmsg_space!([RawFd; 8]);
     loop {
@@ -173,8 +170,7 @@ fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<
     if !locks::try_lock(data.as_fd(), Mode::Shared, 0, 1).map_err(failed)? {
         return Err(refused("it is being removed".into()));
     }
-    let mapping =
-        region::map_file(data.as_fd(), control.length, true, control.page_size, true)?;
+    let mapping = region::map_file(data.as_fd(), control.length, true, control.page_size, true)?;
     let claims = reopen(&claims).map_err(failed)?;
     if !locks::try_lock(claims.as_fd(), Mode::Shared, LOCK_LIFE, 1).map_err(failed)? {
         return Err(refused("it is being removed".into()));
@@ -183,9 +179,9 @@ fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<
         domain: Domain::new(&*control.domain)?,
         name: control.name.clone(),
         identity: control.identity,
-        backing: None,
+        backing: Report::Recorded(format!("{}, passed over a socket", control.backing)),
     };
-    Attached::new(Held::new(mapping, Some(data), Some(claims)), parts)
+    Attached::new(Arc::new(Held::new(mapping, Some(data), Some(claims))), parts)
 }
 
 /// The entry by which others can open this process's descriptor of a segment.
@@ -202,7 +198,12 @@ pub(crate) fn become_holder(folder: &Folder, segment: &Attached) {
     let add = || -> Result<()> {
         let Some(own) = segment.held.data.as_ref().and_then(holder_of) else { return Ok(()) };
         let owner = nix::unistd::geteuid().as_raw();
-        let _lock = folder.lock_name(segment.domain.name(), &segment.name, owner)?;
+        let _lock = folder.lock_name(
+            segment.domain.name(),
+            &segment.name,
+            owner,
+            Duration::from_secs(1),
+        )?;
         let found = attach::find(folder, &segment.domain, &segment.name)?;
         if found.control.identity != segment.identity || found.uid != owner {
             return Ok(());

@@ -303,9 +303,7 @@ impl Header {
         }
         let raw: HeaderRaw = bytemuck::pod_read_unaligned(&bytes[..HEADER_BYTES]);
         if raw.magic != MAGIC {
-            return Err(Corrupt(
-                "it does not begin with the magic number of a segment",
-            ));
+            return Err(Corrupt("it does not begin with the magic number of a segment"));
         }
         if raw.layout_major != LAYOUT_MAJOR {
             return Err(Future(format!(
@@ -315,9 +313,7 @@ impl Header {
         }
         let incompatible = raw.incompatible & !KNOWN_INCOMPATIBLE;
         if incompatible != 0 {
-            return Err(Future(format!(
-                "it uses unknown features {incompatible:#x}"
-            )));
+            return Err(Future(format!("it uses unknown features {incompatible:#x}")));
         }
         let read_only = raw.read_only_compatible & !KNOWN_READ_ONLY_COMPATIBLE;
         if writable && read_only != 0 {
@@ -371,12 +367,7 @@ impl Header {
         if raw.node_count as usize > NODES_MAX {
             return Err(Corrupt("its list of nodes"));
         }
-        Ok(Self {
-            raw,
-            page_size,
-            backing,
-            rung,
-        })
+        Ok(Self { raw, page_size, backing, rung })
     }
 }
 
@@ -405,11 +396,7 @@ impl Tables {
 
 /// The kinds of object that the directory knows; numbers are part of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum ObjectKind {
     /// A ring of values of one type, one producer, one consumer.
@@ -460,11 +447,7 @@ pub(crate) struct Entry {
 
 impl core::fmt::Debug for EntryRaw {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(
-            f,
-            "EntryRaw {{ kind: {}, capacity: {} }}",
-            self.kind, self.capacity
-        )
+        write!(f, "EntryRaw {{ kind: {}, capacity: {} }}", self.kind, self.capacity)
     }
 }
 
@@ -481,9 +464,7 @@ impl Entry {
         }
         let lies_inside = |offset: u64, length: u64| {
             offset >= header.raw.objects_offset
-                && offset
-                    .checked_add(length)
-                    .is_some_and(|end| end <= header.raw.length)
+                && offset.checked_add(length).is_some_and(|end| end <= header.raw.length)
         };
         if raw.control_offset % LINE != 0 || !lies_inside(raw.control_offset, raw.control_length) {
             return Err("its control words lie outside the segment");
@@ -500,14 +481,8 @@ impl Entry {
         if endpoints_length(raw.producers, raw.consumers) > raw.control_length {
             return Err("its endpoint table does not fit its control words");
         }
-        let name = text_of(&raw.name)
-            .filter(|n| !n.is_empty())
-            .ok_or("its name is not text")?;
-        Ok(Self {
-            kind: ObjectKind::from_code(raw.kind),
-            name: name.to_owned(),
-            raw,
-        })
+        let name = text_of(&raw.name).filter(|n| !n.is_empty()).ok_or("its name is not text")?;
+        Ok(Self { kind: ObjectKind::from_code(raw.kind), name: name.to_owned(), raw })
     }
 
     pub(crate) fn type_name(&self) -> Option<&str> {
@@ -524,9 +499,7 @@ pub(crate) const fn endpoints_length(producers: u32, consumers: u32) -> u64 {
 pub(crate) fn text_of(field: &[u8]) -> Option<&str> {
     let length = field.iter().position(|&byte| byte == 0)?;
     let text = std::str::from_utf8(&field[..length]).ok()?;
-    text.bytes()
-        .all(|b| b.is_ascii_graphic() || b == b' ')
-        .then_some(text)
+    text.bytes().all(|b| b.is_ascii_graphic() || b == b' ').then_some(text)
 }
 
 /// `text` in a fixed field, zero-padded; the caller has checked that it fits with a zero behind it.
@@ -549,11 +522,7 @@ pub(crate) fn place(
     let control_offset = align_up(cursor, LINE)?;
     let control_end = control_offset.checked_add(control)?;
     let payload_offset = align_up(control_end, payload_align.max(LINE))?;
-    Some((
-        control_offset,
-        payload_offset,
-        payload_offset.checked_add(payload)?,
-    ))
+    Some((control_offset, payload_offset, payload_offset.checked_add(payload)?))
 }
 
 #[cfg(test)]
@@ -607,17 +576,11 @@ mod tests {
             ("length", |h| h.length += 4096),
             ("backing", |h| h.backing = 99),
             ("rung", |h| h.rung = 0),
-            ("attachments offset", |h| {
-                h.attachments_offset = u64::MAX - 63
-            }),
-            ("attachments capacity", |h| {
-                h.attachments_capacity = u32::MAX
-            }),
+            ("attachments offset", |h| h.attachments_offset = u64::MAX - 63),
+            ("attachments capacity", |h| h.attachments_capacity = u32::MAX),
             ("directory inside header", |h| h.directory_offset = 64),
             ("directory capacity", |h| h.directory_capacity = 0xffff),
-            ("objects beyond the end", |h| {
-                h.objects_offset = (64 << 10) + 128
-            }),
+            ("objects beyond the end", |h| h.objects_offset = (64 << 10) + 128),
             ("areas", |h| h.area_count = 2),
             ("nodes", |h| h.node_count = 17),
         ];
@@ -642,12 +605,7 @@ mod tests {
         good.producers = 1;
         good.consumers = 1;
         good.name = field_of("quotes");
-        assert_eq!(
-            Entry::parse(bytemuck::bytes_of(&good), &header)
-                .unwrap()
-                .name,
-            "quotes"
-        );
+        assert_eq!(Entry::parse(bytemuck::bytes_of(&good), &header).unwrap().name, "quotes");
         let lies: [(&str, fn(&mut EntryRaw)); 9] = [
             ("commit", |e| e.commit = 1),
             ("area", |e| e.payload_area = 1),
@@ -672,12 +630,9 @@ mod tests {
     #[test]
     fn lock_bytes_never_meet() {
         let mut seen = std::collections::HashSet::new();
-        for byte in [
-            LOCK_LIFE,
-            LOCK_DIRECTORY,
-            attachment_lock(0),
-            attachment_lock(ATTACHMENTS_MAX),
-        ] {
+        for byte in
+            [LOCK_LIFE, LOCK_DIRECTORY, attachment_lock(0), attachment_lock(ATTACHMENTS_MAX)]
+        {
             assert!(seen.insert(byte));
         }
         for object in [0, 1, OBJECTS_MAX] {

@@ -16,7 +16,7 @@ use crate::region;
 use crate::segment::attach::{self, Data, Found};
 use crate::segment::control::{Control, Intent};
 use crate::segment::domain::Domain;
-use crate::segment::folder::Folder;
+use crate::segment::folder::{Folder, NAME_LOCK_PATIENCE};
 use crate::segment::layout::{HeaderRaw, LOCK_LIFE, MAGIC, REMOVED};
 use crate::segment::names::{self, Identity};
 use crate::sys::locks::{self, Mode};
@@ -30,6 +30,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One thing that [`collect`] removed, or had to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,9 @@ pub struct CollectReport {
     pub failed: Vec<String>,
 }
 
+/// How long collect waits for a name that somebody is changing, before it leaves it alone.
+const COLLECT_PATIENCE: Duration = Duration::from_millis(200);
+
 fn euid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
@@ -71,11 +75,7 @@ fn may_remove(owner: u32) -> bool {
 /// Takes a name away from its segment; with an identity, only if the name still leads to it.
 ///
 /// Returns whether something was removed.
-pub(crate) fn remove_identity(
-    domain: &Domain,
-    name: &str,
-    only: Option<Identity>,
-) -> Result<bool> {
+pub(crate) fn remove_identity(domain: &Domain, name: &str, only: Option<Identity>) -> Result<bool> {
     const OPERATION: &str = "remove segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
@@ -91,7 +91,7 @@ pub(crate) fn remove_identity(
             .detail(format!("it belongs to user {owner}"))
             .remedy(format!("remove it as user {owner} or as root")));
     }
-    let _lock = folder.lock_name(domain.name(), name, owner)?;
+    let _lock = folder.lock_name(domain.name(), name, owner, NAME_LOCK_PATIENCE)?;
     match attach::find(&folder, domain, name) {
         Ok(found) => {
             if found.uid != owner || only.is_some_and(|id| id != found.control.identity) {
@@ -169,7 +169,8 @@ fn unlink_data(folder: &Folder, control: &Control, owner: u32) -> Result<()> {
                 }
             }
             for dir in dirs {
-                if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))? {
+                if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))?
+                {
                     break;
                 }
             }
@@ -289,7 +290,7 @@ fn collect_named(
     if !may_remove(found.uid) {
         return Ok(None);
     }
-    let _lock = folder.lock_name(domain.name(), name, found.uid)?;
+    let _lock = folder.lock_name(domain.name(), name, found.uid, COLLECT_PATIENCE)?;
     let found = match attach::find(folder, domain, name) {
         Ok(found) => found,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -329,11 +330,10 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     if !may_remove(owner) {
         return Ok(None);
     }
+    // The creator holds the life byte until the name is linked. Having it to ourselves, we know
+    // that he is dead, and whether he got that far; no name needs to be locked for that.
+    let Some(Some(_claims)) = lock_claims(folder, identity)? else { return Ok(None) };
     let text = attach::read_claims(folder, identity);
-    let _lock = match &text {
-        Some(text) => Some(folder.lock_name(&text.domain, &text.name, owner)?),
-        None => None,
-    };
     if let Some(text) = &text {
         let domain = Domain::in_folder(&*text.domain, folder.path())?;
         match attach::find(folder, &domain, &text.name) {
@@ -341,7 +341,6 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
             _ => {}
         }
     }
-    let Some(Some(_claims)) = lock_claims(folder, identity)? else { return Ok(None) };
     // What its owner announced is looked for in each place; all of it must be free.
     let mut bytes = 0;
     let mut held = Vec::new();

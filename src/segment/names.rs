@@ -59,22 +59,15 @@ impl serde::Serialize for Identity {
 /// Checks a domain, segment or object name: `[A-Za-z0-9._-]{1,100}`, not starting with a dot.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
     let bad = |detail: String| {
-        Err(Error::new(
-            ErrorKind::InvalidName,
-            what,
-            name.chars().take(120).collect::<String>(),
-        )
-        .detail(detail)
-        .remedy("use 1 to 100 of the characters A-Z a-z 0-9 . _ - and no leading dot"))
+        Err(Error::new(ErrorKind::InvalidName, what, name.chars().take(120).collect::<String>())
+            .detail(detail)
+            .remedy("use 1 to 100 of the characters A-Z a-z 0-9 . _ - and no leading dot"))
     };
     if name.is_empty() {
         return bad("the name is empty".into());
     }
     if name.len() > NAME_MAX {
-        return bad(format!(
-            "the name has {} bytes, {NAME_MAX} are the most",
-            name.len()
-        ));
+        return bad(format!("the name has {} bytes, {NAME_MAX} are the most", name.len()));
     }
     if name.starts_with('.') {
         return bad("the name starts with a dot".into());
@@ -137,9 +130,9 @@ mod tests {
             check_name("create segment", good).unwrap();
         }
         let long = "n".repeat(101);
-        for bad in [
-            "", ".", "..", ".hidden", "a/b", "../x", "a\0b", "a b", "ä", "a@b", "a\nb", &long,
-        ] {
+        for bad in
+            ["", ".", "..", ".hidden", "a/b", "../x", "a\0b", "a b", "ä", "a@b", "a\nb", &long]
+        {
             let error = check_name("create segment", bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidName, "{bad:?}");
             assert!(error.to_string().contains("A-Z a-z 0-9"), "{error}");
@@ -149,29 +142,16 @@ mod tests {
     #[test]
     fn file_names_read_back_as_what_they_were_made_from() {
         let id = Identity([0xab; 16]);
-        assert_eq!(
-            parse_control_file(&control_file("d.x", "n-1")),
-            Some(("d.x", "n-1"))
-        );
+        assert_eq!(parse_control_file(&control_file("d.x", "n-1")), Some(("d.x", "n-1")));
         assert_eq!(parse_claims_file(&claims_file(id)), Some(id));
         assert_eq!(parse_data_file(&data_file(id)), Some(id));
         assert_eq!(parse_data_file(&claims_file(id)), None);
-        for foreign in [
-            "hugeshm@",
-            "hugeshm@a",
-            "hugeshm@a@b@c",
-            "hugeshm@.a@b",
-            "x@a@b",
-            "",
-        ] {
+        for foreign in ["hugeshm@", "hugeshm@a", "hugeshm@a@b@c", "hugeshm@.a@b", "x@a@b", ""] {
             assert_eq!(parse_control_file(foreign), None, "{foreign}");
         }
-        for foreign in [
-            "hugeshm.",
-            "hugeshm.lock.0",
-            "hugeshm.ABABABABABABABABABABABABABABABAB",
-            "hugeshm.+1",
-        ] {
+        for foreign in
+            ["hugeshm.", "hugeshm.lock.0", "hugeshm.ABABABABABABABABABABABABABABABAB", "hugeshm.+1"]
+        {
             assert_eq!(parse_data_file(foreign), None, "{foreign}");
         }
     }

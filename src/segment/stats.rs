@@ -105,20 +105,14 @@ pub(crate) struct StatsWriter {
     view: View,
 }
 
-#[cfg_attr(
-    not(test),
-    allow(dead_code, clippy::allow_attributes, reason = "rings use their part")
-)]
+#[cfg_attr(not(test), allow(dead_code, clippy::allow_attributes, reason = "rings use their part"))]
 impl StatsWriter {
     /// Goes on with the line that `view` shows; `None` if the window is too short or read-only.
     pub(crate) fn attach(view: View) -> Option<Self> {
         if view.len() < LINE_LEN || !view.writable() {
             return None;
         }
-        let mut writer = Self {
-            counted: Stats::read(&view),
-            view,
-        };
+        let mut writer = Self { counted: Stats::read(&view), view };
         writer.active();
         Some(writer)
     }
@@ -222,14 +216,8 @@ mod tests {
         writer.high_water(4);
         let seen = Stats::read(&view);
         assert_eq!(seen, writer.get());
-        assert_eq!(
-            (seen.messages, seen.bytes, seen.full, seen.empty),
-            (3, 24, 1, 2)
-        );
-        assert_eq!(
-            (seen.drops, seen.gaps, seen.sleeps, seen.wakes),
-            (5, 6, 1, 1)
-        );
+        assert_eq!((seen.messages, seen.bytes, seen.full, seen.empty), (3, 24, 1, 2));
+        assert_eq!((seen.drops, seen.gaps, seen.sleeps, seen.wakes), (5, 6, 1, 1));
         assert_eq!(seen.high_water, 9);
         assert!(seen.last_activity_nanos > 0);
         drop(writer);

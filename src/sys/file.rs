@@ -82,15 +82,7 @@ pub(crate) fn create_unnamed(dir: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// Gives an unnamed file its name in `dir`; `EEXIST` if the name is taken.
 pub(crate) fn link_unnamed(fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    repeat(|| {
-        nix::unistd::linkat(
-            AT_FDCWD,
-            path.as_str(),
-            dir,
-            name,
-            AtFlags::AT_SYMLINK_FOLLOW,
-        )
-    })
+    repeat(|| nix::unistd::linkat(AT_FDCWD, path.as_str(), dir, name, AtFlags::AT_SYMLINK_FOLLOW))
 }
 
 /// Removes the name `name` from `dir`.
@@ -154,10 +146,7 @@ mod tests {
                     "{bad}"
                 );
             }
-            assert_eq!(
-                open(&root.join("none"), OFlag::O_RDONLY).unwrap_err(),
-                Errno::ENOENT
-            );
+            assert_eq!(open(&root.join("none"), OFlag::O_RDONLY).unwrap_err(), Errno::ENOENT);
         }
     }
 

@@ -57,10 +57,7 @@ pub(crate) fn wake(word: &AtomicU32, count: i32) -> nix::Result<usize> {
 /// Nanoseconds of `CLOCK_MONOTONIC_COARSE`: the same zero for all processes of a boot, steps of
 /// a few milliseconds, no system call.
 pub(crate) fn monotonic_nanos_coarse() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel (or the vDSO) writes one timespec into the local.
     let result =
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, ptr::from_mut(&mut now)) };
@@ -79,10 +76,7 @@ mod tests {
     fn a_wait_ends_by_time_by_value_and_by_wake() {
         let word = AtomicU32::new(1);
         let start = Instant::now();
-        assert_eq!(
-            wait(&word, 1, Duration::from_millis(5)),
-            Err(Errno::ETIMEDOUT)
-        );
+        assert_eq!(wait(&word, 1, Duration::from_millis(5)), Err(Errno::ETIMEDOUT));
         assert!(start.elapsed() >= Duration::from_millis(5));
         assert_eq!(wait(&word, 0, Duration::from_secs(60)), Err(Errno::EAGAIN));
         assert_eq!(wake(&word, 1), Ok(0));

@@ -65,11 +65,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn reopen(file: &tempfile::NamedTempFile) -> File {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(file.path())
-            .unwrap()
+        OpenOptions::new().read(true).write(true).open(file.path()).unwrap()
     }
 
     #[test]
@@ -78,10 +74,7 @@ mod tests {
         let (first, second) = (reopen(&file), reopen(&file));
         let far = 1 << 40;
         assert!(try_lock(first.as_fd(), Mode::Exclusive, far, 1).unwrap());
-        assert!(
-            try_lock(first.as_fd(), Mode::Exclusive, far, 1).unwrap(),
-            "never meets itself"
-        );
+        assert!(try_lock(first.as_fd(), Mode::Exclusive, far, 1).unwrap(), "never meets itself");
         assert!(!is_held(first.as_fd(), far).unwrap(), "never sees itself");
         assert!(!try_lock(second.as_fd(), Mode::Exclusive, far, 1).unwrap());
         assert!(!try_lock(second.as_fd(), Mode::Shared, far, 1).unwrap());

@@ -61,9 +61,6 @@ mod tests {
     #[test]
     fn a_page_size_the_kernel_does_not_have_is_enodev() {
         let size = PageSize::new(1 << 23).unwrap();
-        assert_eq!(
-            create("hugeshm-test", Some(size)).unwrap_err(),
-            Errno::ENODEV
-        );
+        assert_eq!(create("hugeshm-test", Some(size)).unwrap_err(), Errno::ENODEV);
     }
 }

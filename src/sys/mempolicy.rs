@@ -5,10 +5,7 @@
 //! plus one, because it subtracts one before it looks (a mask of 64 bits passed
 //! as 64 silently loses node 63).
 
-#![expect(
-    unsafe_code,
-    reason = "mbind, set_mempolicy, get_mempolicy and move_pages are raw calls"
-)]
+#![expect(unsafe_code, reason = "mbind, set_mempolicy, get_mempolicy and move_pages are raw calls")]
 
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 use core::ptr;
@@ -28,19 +25,11 @@ pub(crate) const MASK_BITS_MAX: usize = 32_704;
 
 /// The `maxnode` argument for `mask`: its bits plus one; 0 for the empty mask.
 const fn maxnode(mask: &[u64]) -> c_ulong {
-    if mask.is_empty() {
-        0
-    } else {
-        mask.len() as c_ulong * 64 + 1
-    }
+    if mask.is_empty() { 0 } else { mask.len() as c_ulong * 64 + 1 }
 }
 
 fn mask_pointer(mask: &[u64]) -> *const u64 {
-    if mask.is_empty() {
-        ptr::null()
-    } else {
-        mask.as_ptr()
-    }
+    if mask.is_empty() { ptr::null() } else { mask.as_ptr() }
 }
 
 /// Sets the calling thread's policy; an empty mask is passed as none.
@@ -75,10 +64,7 @@ pub(crate) fn task() -> nix::Result<(i32, Vec<u64>)> {
         )
     };
     Errno::result(result)?;
-    let used = mask
-        .iter()
-        .rposition(|&word| word != 0)
-        .map_or(0, |last| last + 1);
+    let used = mask.iter().rposition(|&word| word != 0).map_or(0, |last| last + 1);
     mask.truncate(used);
     Ok((mode, mask))
 }

@@ -106,10 +106,7 @@ fn reserve(len: usize) -> nix::Result<Mapped> {
     let flags = nix::sys::mman::MapFlags::MAP_PRIVATE | nix::sys::mman::MapFlags::MAP_NORESERVE;
     // SAFETY: no address is asked for, so nothing that exists is replaced.
     let base = unsafe { nix::sys::mman::mmap_anonymous(None, length, prot, flags) }?;
-    Ok(Mapped {
-        base: base.cast(),
-        len,
-    })
+    Ok(Mapped { base: base.cast(), len })
 }
 
 /// # Safety
@@ -144,12 +141,7 @@ unsafe fn unmap(base: NonNull<u8>, len: usize) {
     }
     // SAFETY: the caller owns the range.
     let result = unsafe { libc::munmap(base.as_ptr().cast(), len) };
-    debug_assert_eq!(
-        result,
-        0,
-        "munmap of {len} bytes at {base:?}: {}",
-        Errno::last()
-    );
+    debug_assert_eq!(result, 0, "munmap of {len} bytes at {base:?}: {}", Errno::last());
 }
 
 /// Faults in every page of the range for writing; `EFAULT` where a touch would be a SIGBUS.
@@ -227,10 +219,7 @@ mod tests {
         populate_write(mapped.base(), mapped.len()).unwrap();
         let inaccessible = format!("{start:x}-");
         assert!(lines().contains(&inaccessible), "not a mapping of its own");
-        for line in lines()
-            .lines()
-            .filter(|line| line.contains("---p 00000000 00:00 0"))
-        {
+        for line in lines().lines().filter(|line| line.contains("---p 00000000 00:00 0")) {
             let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
             let from = usize::from_str_radix(from, 16).unwrap();
             let to = usize::from_str_radix(to, 16).unwrap();
@@ -245,15 +234,9 @@ mod tests {
         use std::os::fd::AsFd;
         let fd = crate::sys::memfd::create("hugeshm-test", None).unwrap();
         crate::sys::file::set_length(fd.as_fd(), 4096).unwrap();
-        let source = Source::File {
-            fd: fd.as_fd(),
-            writable: true,
-        };
+        let source = Source::File { fd: fd.as_fd(), writable: true };
         let mapped = Mapped::new(source, 1 << 16).unwrap();
-        assert_eq!(
-            populate_write(mapped.base(), mapped.len()),
-            Err(Errno::EFAULT)
-        );
+        assert_eq!(populate_write(mapped.base(), mapped.len()), Err(Errno::EFAULT));
         assert_eq!(populate_write(mapped.base(), 4096), Ok(()));
     }
 }

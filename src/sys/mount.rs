@@ -66,13 +66,7 @@ pub(crate) fn may_write_file(path: &Path) -> bool {
 /// Mounts a hugetlbfs at `path` with these comma-separated `options`.
 pub(crate) fn mount_hugetlbfs(path: &Path, options: &str) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    nix::mount::mount(
-        Some("hugetlbfs"),
-        path,
-        Some("hugetlbfs"),
-        flags,
-        Some(options),
-    )
+    nix::mount::mount(Some("hugetlbfs"), path, Some("hugetlbfs"), flags, Some(options))
 }
 
 /// Takes the mount at `path` away; `EBUSY` while something in it is open or mapped.

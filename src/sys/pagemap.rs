@@ -60,11 +60,8 @@ pub(crate) struct Present {
 
 /// Counts what of `[base, base + len)` is present; `ENOTTY` before Linux 6.7.
 pub(crate) fn scan(base: NonNull<u8>, len: usize) -> nix::Result<Present> {
-    let file = nix::fcntl::open(
-        "/proc/self/pagemap",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
+    let file =
+        nix::fcntl::open("/proc/self/pagemap", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut regions = [Region::default(); REGIONS];
     let mut present = Present::default();
     let mut start = base.as_ptr().addr() as u64;
@@ -114,13 +111,7 @@ mod tests {
         advise_base(mapped.base(), mapped.len()).unwrap();
         populate_write(mapped.base(), 1 << 16).unwrap();
         let present = scan(mapped.base(), mapped.len()).unwrap();
-        assert_eq!(
-            present,
-            Present {
-                resident: 1 << 16,
-                huge: 0
-            }
-        );
+        assert_eq!(present, Present { resident: 1 << 16, huge: 0 });
     }
 
     #[test]
@@ -132,9 +123,6 @@ mod tests {
             let page = unsafe { mapped.base().add(piece * 8192) };
             populate_write(page, 4096).unwrap();
         }
-        assert_eq!(
-            scan(mapped.base(), mapped.len()).unwrap().resident,
-            300 * 4096
-        );
+        assert_eq!(scan(mapped.base(), mapped.len()).unwrap().resident, 300 * 4096);
     }
 }

@@ -21,12 +21,7 @@ pub(crate) fn take_huge_page(size: PageSize) -> nix::Result<()> {
         MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(size_bits);
     // SAFETY: without MAP_FIXED the kernel chooses an address range that nothing else uses.
     let base = unsafe {
-        mmap_anonymous(
-            None,
-            length,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            flags,
-        )
+        mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
     }?;
     // SAFETY: the range is the mapping made above, private to this function; populating it
     // changes no memory that anything else can see.

@@ -6,10 +6,7 @@
 //! handler closes them in the child. Handles made before the fork notice it by
 //! the [`generation`] and answer `Forked`. A child made by a raw `clone` runs no
 //! fork handlers; that is documented where users read it.
-#![expect(
-    unsafe_code,
-    reason = "pthread_atfork and closing descriptors in the forked child"
-)]
+#![expect(unsafe_code, reason = "pthread_atfork and closing descriptors in the forked child")]
 
 use nix::errno::Errno;
 use std::cell::RefCell;
@@ -58,8 +55,7 @@ impl Block {
     fn next_or_new(&self) -> &'static Block {
         self.next().unwrap_or_else(|| {
             let block: &'static Block = Box::leak(Box::new(Block::new()));
-            self.next
-                .store(std::ptr::from_ref(block).cast_mut(), Ordering::Release);
+            self.next.store(std::ptr::from_ref(block).cast_mut(), Ordering::Release);
             block
         })
     }
@@ -131,14 +127,10 @@ impl LockFd {
         let mut block = &FIRST;
         loop {
             let free = block.descriptors.iter().find(|slot| {
-                slot.compare_exchange(FREE, fd, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok()
+                slot.compare_exchange(FREE, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             });
             if free.is_some() {
-                return Ok(Self {
-                    fd,
-                    generation: generation(),
-                });
+                return Ok(Self { fd, generation: generation() });
             }
             block = block.next_or_new();
         }
@@ -148,11 +140,7 @@ impl LockFd {
     pub(crate) fn reopen(&self, write: bool) -> nix::Result<Self> {
         self.check_fork()?;
         let path = format!("/proc/self/fd/{}", self.fd);
-        let access = if write {
-            nix::fcntl::OFlag::O_RDWR
-        } else {
-            nix::fcntl::OFlag::O_RDONLY
-        };
+        let access = if write { nix::fcntl::OFlag::O_RDWR } else { nix::fcntl::OFlag::O_RDONLY };
         Self::open(|| {
             nix::fcntl::open(
                 path.as_str(),
@@ -164,21 +152,13 @@ impl LockFd {
 
     /// `EBADF` in a forked child, where the descriptor is closed.
     pub(crate) fn check_fork(&self) -> nix::Result<()> {
-        if self.generation == generation() {
-            Ok(())
-        } else {
-            Err(Errno::EBADF)
-        }
+        if self.generation == generation() { Ok(()) } else { Err(Errno::EBADF) }
     }
 }
 
 impl AsFd for LockFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        assert_eq!(
-            self.generation,
-            generation(),
-            "a lock descriptor was used in a forked child"
-        );
+        assert_eq!(self.generation, generation(), "a lock descriptor was used in a forked child");
         // SAFETY: `fd` stays open until drop: only drop and the child's fork handler close it,
         // and the line above rules the latter out.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
@@ -199,8 +179,7 @@ impl Drop for LockFd {
         let mut block = Some(&FIRST);
         while let Some(this) = block {
             let found = this.descriptors.iter().any(|slot| {
-                slot.compare_exchange(self.fd, FREE, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok()
+                slot.compare_exchange(self.fd, FREE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             });
             if found {
                 break;
@@ -220,10 +199,7 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
 /// The start time in the bytes of a `stat` file; the command in it may hold spaces and parentheses.
 pub(crate) fn parse_start_time(stat: &[u8]) -> Option<u64> {
     let after_command = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
-    let field = after_command
-        .split(|&b| b == b' ')
-        .filter(|f| !f.is_empty())
-        .nth(19)?;
+    let field = after_command.split(|&b| b == b' ').filter(|f| !f.is_empty()).nth(19)?;
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
@@ -251,11 +227,7 @@ pub(crate) fn random_bytes<const N: usize>() -> nix::Result<[u8; N]> {
     while filled < N {
         // SAFETY: the pointer and length describe the rest of `bytes`, which is writable.
         let got = unsafe {
-            libc::getrandom(
-                bytes.as_mut_ptr().wrapping_add(filled).cast(),
-                N - filled,
-                0,
-            )
+            libc::getrandom(bytes.as_mut_ptr().wrapping_add(filled).cast(), N - filled, 0)
         };
         match Errno::result(got) {
             Ok(count) => filled += count as usize,
@@ -277,11 +249,7 @@ mod tests {
     fn a_forked_child_does_not_keep_its_parents_lock() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let open = || {
-            nix::fcntl::open(
-                file.path(),
-                nix::fcntl::OFlag::O_RDWR,
-                nix::sys::stat::Mode::empty(),
-            )
+            nix::fcntl::open(file.path(), nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())
         };
         let claim = LockFd::open(open).unwrap();
         assert!(locks::try_lock(claim.as_fd(), locks::Mode::Exclusive, 7, 1).unwrap());
@@ -302,10 +270,7 @@ mod tests {
                 nix::unistd::read(&started, &mut [0u8; 1]).unwrap();
                 drop(claim);
                 let probe = open().unwrap();
-                assert!(
-                    !locks::is_held(probe.as_fd(), 7).unwrap(),
-                    "the child kept the lock"
-                );
+                assert!(!locks::is_held(probe.as_fd(), 7).unwrap(), "the child kept the lock");
                 drop((reader, writer));
                 assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
             }
@@ -321,9 +286,7 @@ mod tests {
                 nix::sys::stat::Mode::empty(),
             )
         };
-        let all: Vec<_> = (0..BLOCK + 10)
-            .map(|_| LockFd::open(open).unwrap())
-            .collect();
+        let all: Vec<_> = (0..BLOCK + 10).map(|_| LockFd::open(open).unwrap()).collect();
         let numbers: Vec<_> = all.iter().map(AsRawFd::as_raw_fd).collect();
         drop(all);
         let mut block = Some(&FIRST);

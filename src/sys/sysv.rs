@@ -98,9 +98,7 @@ impl Attached {
         if base.addr() == usize::MAX {
             return Err(Errno::last());
         }
-        NonNull::new(base.cast())
-            .map(|base| Self { base })
-            .ok_or(Errno::ENOMEM)
+        NonNull::new(base.cast()).map(|base| Self { base }).ok_or(Errno::ENOMEM)
     }
 
     /// The first byte.

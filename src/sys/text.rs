@@ -55,9 +55,7 @@ pub(crate) fn write(path: &Path, text: &str) -> nix::Result<()> {
 /// The names in the folder at `path`, sorted; empty if it cannot be read.
 pub(crate) fn names(path: &Path) -> Vec<OsString> {
     let mut names: Vec<OsString> = match std::fs::read_dir(path) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.file_name()))
-            .collect(),
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect(),
         Err(_) => Vec::new(),
     };
     names.sort();
@@ -80,9 +78,7 @@ pub(crate) fn parse_number(text: &[u8]) -> Option<u64> {
 
 /// The value of the first line that starts with `key` (which includes its colon), trimmed.
 pub(crate) fn field<'a>(text: &'a [u8], key: &str) -> Option<&'a [u8]> {
-    lines(text)
-        .find_map(|line| line.strip_prefix(key.as_bytes()))
-        .map(<[u8]>::trim_ascii)
+    lines(text).find_map(|line| line.strip_prefix(key.as_bytes())).map(<[u8]>::trim_ascii)
 }
 
 /// The value of a `/proc/meminfo` line in bytes: `MemFree:  123 kB`, or a bare count.
@@ -155,16 +151,8 @@ mod tests {
     fn numbers_are_digits_and_nothing_else() {
         assert_eq!(parse_number(b" 42\n"), Some(42));
         assert_eq!(parse_number(b"18446744073709551615"), Some(u64::MAX));
-        for bad in [
-            &b""[..],
-            b"\n",
-            b"-1",
-            b"+1",
-            b"1 2",
-            b"18446744073709551616",
-            b"\xff",
-            b"max",
-        ] {
+        for bad in [&b""[..], b"\n", b"-1", b"+1", b"1 2", b"18446744073709551616", b"\xff", b"max"]
+        {
             assert_eq!(parse_number(bad), None, "{bad:?}");
         }
         assert_eq!(parse_number(&[b'9'; 5000]), None);
@@ -183,10 +171,7 @@ mod tests {
 
     #[test]
     fn the_selected_word_is_the_one_in_brackets() {
-        assert_eq!(
-            parse_selected(b"always [madvise] never\n"),
-            Some(&b"madvise"[..])
-        );
+        assert_eq!(parse_selected(b"always [madvise] never\n"), Some(&b"madvise"[..]));
         for bad in [&b""[..], b"[", b"]", b"always", b"][", b"[never"] {
             assert_eq!(parse_selected(bad), None, "{bad:?}");
         }
@@ -202,10 +187,7 @@ mod tests {
 
     #[test]
     fn octal_escapes_are_undone_and_broken_ones_kept() {
-        assert_eq!(
-            unescape(br"/a\040b\011c\134d\012"),
-            PathBuf::from("/a b\tc\\d\n")
-        );
+        assert_eq!(unescape(br"/a\040b\011c\134d\012"), PathBuf::from("/a b\tc\\d\n"));
         for odd in [&br"/a\04"[..], br"/a\", br"/a\0", br"/a\0x9", br"/a\777"] {
             assert_eq!(unescape(odd).as_os_str().as_encoded_bytes(), odd);
         }
@@ -218,10 +200,7 @@ mod tests {
         assert_eq!(read_optional(Path::new("/proc/no-such-file")), None);
         assert_eq!(number(Path::new("/proc/self/status")), None);
         assert!(names(Path::new("/no/such/folder")).is_empty());
-        assert_eq!(
-            write(Path::new("/proc/no-such-file"), "1"),
-            Err(Errno::ENOENT)
-        );
+        assert_eq!(write(Path::new("/proc/no-such-file"), "1"), Err(Errno::ENOENT));
     }
 
     proptest! {

@@ -1,0 +1,79 @@
+//! Printing: text or JSON to standard output, complaints to standard error.
+//!
+//! Whoever reads the output may go away at any time (`hugeshm status | head -1`);
+//! that is neither an error nor a panic.
+
+use clap::Args;
+use core::fmt;
+use serde::Serialize;
+use std::io::{self, ErrorKind, Write};
+
+/// The number of the JSON reports' shape; it changes when a field goes or changes its meaning.
+const SCHEMA: u32 = 1;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The library's word.
+    Library(hugeshm::Error),
+    /// Standard output does not take the report.
+    Output(io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Library(error) => error.fmt(f),
+            Self::Output(error) => write!(f, "write to standard output: {error}"),
+        }
+    }
+}
+
+impl From<hugeshm::Error> for Failure {
+    fn from(error: hugeshm::Error) -> Self {
+        Self::Library(error)
+    }
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Format {
+    /// Print the report as JSON; sizes are bytes, `schema` numbers its shape.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, R> {
+    schema: u32,
+    #[serde(flatten)]
+    report: &'a R,
+}
+
+impl Format {
+    /// Prints `report`, which is a struct or a map, in the format that was asked for.
+    pub(crate) fn print<R: Serialize + fmt::Display>(self, report: &R) -> Result<(), Failure> {
+        let text = if self.json {
+            let envelope = Envelope { schema: SCHEMA, report };
+            serde_json::to_string_pretty(&envelope)
+                .map_err(|error| Failure::Output(io::Error::other(error)))?
+        } else {
+            report.to_string()
+        };
+        print(&text)
+    }
+}
+
+/// Prints one text and a line end.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut standard_output = io::stdout().lock();
+    match writeln!(standard_output, "{text}").and_then(|()| standard_output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Says on standard error what went wrong; if that is closed there is nobody left to tell.
+pub(crate) fn complain(failure: &Failure) {
+    let _ = writeln!(io::stderr(), "hugeshm: {failure}");
+}
