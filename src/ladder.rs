@@ -244,7 +244,8 @@ impl Wanted<'_> {
     }
 }
 
-/// The plan: every object to try, best first, with reasons between them.
+/// The plan: every object to try, best first, with reasons between them. The reasons have no
+/// remedies yet; those depend on the place where the program runs.
 ///
 /// `length` must not be zero. An empty answer means that the kinds of object
 /// allowed can not carry any rung allowed.
@@ -273,11 +274,8 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
             let mortal = backing == BackingKind::Memfd && wanted.lifetime == Lifetime::Persistent;
             decisions.push(if mortal {
                 let why = "a memfd dies with the last process that holds it";
-                Decision::Refuse(
-                    Refusal::new(rung, backing, RefusalCode::Lifetime, "plan")
-                        .numbers(why)
-                        .remedy("allow it with the lifetime `with holders`"),
-                )
+                let refusal = Refusal::new(rung, backing, RefusalCode::Lifetime, "plan");
+                Decision::Refuse(refusal.numbers(why))
             } else {
                 Decision::Try(Step { rung, backing, page, length })
             });

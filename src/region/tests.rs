@@ -577,3 +577,72 @@ fn a_creator_killed_half_way_leaves_no_pages_but_a_segment_under_its_key() {
         pages.assert_as(before, kind);
     }
 }
+
+#[test]
+fn signals_without_end_do_not_keep_pages_from_being_faulted_in() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, which is allowed at any moment.
+    unsafe { sigaction(Signal::SIGURG, &action) }.unwrap();
+    // SAFETY: `pthread_self` has no conditions.
+    let here = unsafe { libc::pthread_self() };
+    let (stop, sent) = (std::sync::atomic::AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // SAFETY: the thread lives: it waits at the end of the scope.
+                unsafe { libc::pthread_kill(here, libc::SIGURG) };
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        });
+        for pages in ["base", "thp"] {
+            let created = Ask::new(96 * M, pages, &[]).create();
+            if created.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(created.unwrap().backing.resident, 96 * M);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(sent.into_inner() > 10, "the signals never came");
+}
+
+#[test]
+fn a_forked_child_and_its_parent_see_the_same_pages() {
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let before = pages.counters();
+    let created = Ask::new(1, "2M", &[BackingKind::Memfd]).create().unwrap();
+    // SAFETY: the mapping is longer than a word and begins at a page.
+    let word = unsafe { created.mapping.base().cast::<AtomicU64>().as_ref() };
+    // SAFETY: the child only stores a word and leaves, which is allowed after a fork.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            word.store(11, Ordering::Release);
+            // SAFETY: `_exit` has no conditions.
+            unsafe { libc::_exit(0) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+    assert_eq!(word.load(Ordering::Acquire), 11);
+    drop(created);
+    pages.assert_as(before, "the end");
+}
+
+#[test]
+fn the_remedy_on_top_is_the_one_that_helps_and_every_refusal_has_its_own() {
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let mut ask = Ask::new((pages.available() + 1) * SIZE_2M.bytes(), "2M", &[]);
+    ask.lifetime = Lifetime::Persistent;
+    let error = failed(ask.create());
+    assert!(error.way_out().contains("reserve 2M"), "{error}");
+    assert!(error.refusals().iter().all(|refusal| !refusal.remedy.is_empty()), "{error}");
+    ask.pages = PagePolicy::exactly(Rung::Huge(PageSize::new(1 << 23).unwrap()));
+    let error = failed(ask.create());
+    assert_eq!(error.kind(), ErrorKind::UnknownPageSize);
+    assert!(error.to_string().contains("2M"), "the sizes of the machine: {error}");
+}
