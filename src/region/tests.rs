@@ -126,7 +126,6 @@ fn assert_truthful(created: &Created, length: u64, page: PageSize) {
     assert_eq!(backing.resident, backing.length, "{backing}");
     assert_eq!(backing.nodes.iter().map(|share| share.bytes).sum::<u64>(), backing.length);
     assert_eq!(backing.kind, object.kind());
-    assert_eq!(backing.measured, How::PagemapScan);
     assert_usable(mapping);
 }
 
@@ -137,6 +136,7 @@ fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Pat
         let backings = [kind];
         let mut ask = Ask::new(length, &size.to_string(), &backings);
         ask.mount = Some(mount);
+        ask.populate = Populate::Parallel(0);
         let mut taken = Vec::new();
         let created = ask
             .create_announced(&mut |taking| {
@@ -146,6 +146,10 @@ fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Pat
             .unwrap();
         assert_truthful(&created, length, size);
         assert_eq!(created.backing.huge, created.backing.length);
+        assert_eq!(created.backing.measured, How::PagemapScan);
+        let mapping = &created.mapping;
+        let smaps = super::measure::smaps_present(mapping.base(), mapping.len()).unwrap();
+        assert_eq!((smaps.resident, smaps.huge), (created.backing.length, created.backing.huge));
         assert_eq!(taken.len(), 1, "{taken:?}");
         assert_eq!((taken[0].kind, taken[0].rung), (kind, Rung::Huge(size)));
         assert_ne!(pages.counters(), before, "{kind} took no pages");
@@ -645,4 +649,33 @@ fn the_remedy_on_top_is_the_one_that_helps_and_every_refusal_has_its_own() {
     let error = failed(ask.create());
     assert_eq!(error.kind(), ErrorKind::UnknownPageSize);
     assert!(error.to_string().contains("2M"), "the sizes of the machine: {error}");
+}
+
+#[test]
+fn a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed() {
+    if part_of_child().is_some() {
+        let nobody = 65534;
+        nix::unistd::setgroups(&[]).unwrap();
+        nix::unistd::setgid(nix::unistd::Gid::from_raw(nobody)).unwrap();
+        nix::unistd::setuid(nix::unistd::Uid::from_raw(nobody)).unwrap();
+        let created = Ask::new(1, "2M", &[]).create().unwrap();
+        let codes: Vec<_> = created.backing.refusals.iter().map(|r| (r.backing, r.code)).collect();
+        let expected = [
+            (BackingKind::Hugetlbfs, RefusalCode::MountNotWritable),
+            (BackingKind::Sysv, RefusalCode::ShmNotPermitted),
+        ];
+        assert_eq!(codes, expected, "{:#}", created.backing);
+        assert_truthful(&created, 1, SIZE_2M);
+        assert_eq!(created.backing.kind, BackingKind::Memfd);
+        // A process that changed its user may not read its own pagemap; smaps it may.
+        assert_eq!((created.backing.measured, created.backing.huge), (How::Smaps, 2 * M));
+        assert!(created.backing.refusals.iter().all(|refusal| !refusal.remedy.is_empty()));
+        return;
+    }
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let Some(_mount) = OwnMount::new(SIZE_2M, "mode=0755") else { return };
+    let before = pages.counters();
+    let name = "a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed";
+    run_in_child(&format!("region::tests::{name}"), "nobody");
+    pages.assert_as(before, "the end");
 }
