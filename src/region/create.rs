@@ -123,7 +123,7 @@ fn climb<T>(
     for decision in plan {
         let step = match decision {
             Decision::Refuse(refusal) => {
-                refusals.push(refusal);
+                refusals.push(numbers::with_remedy(refusal, wanted.length));
                 continue;
             }
             Decision::Try(step) => step,
@@ -140,15 +140,26 @@ fn climb<T>(
     }
     let unknown = refusals.iter().all(|refusal| refusal.code == RefusalCode::NoSuchPageSize);
     let kind = if unknown { ErrorKind::UnknownPageSize } else { ErrorKind::OutOfPages };
-    let remedy = refusals.iter().map(|refusal| refusal.remedy.as_str()).find(|r| !r.is_empty());
     Err(Error::new(kind, operation, name)
         .detail(format!(
             "{} on pages as asked ({}) can not be had",
             format_bytes(wanted.length),
             wanted.policy
         ))
-        .remedy(remedy.unwrap_or_default())
+        .remedy(best_remedy(&refusals))
         .with_refusals(refusals))
+}
+
+/// The remedy that most likely helps: pages for the pool, then whatever else stands in the way of
+/// what was tried, and only then what the caller's own bounds ruled out.
+fn best_remedy(refusals: &[Refusal]) -> String {
+    let rank = |refusal: &&Refusal| match refusal.code {
+        RefusalCode::PoolTooSmall | RefusalCode::NodeTooSmall => 0,
+        RefusalCode::Waste | RefusalCode::Lifetime => 2,
+        _ => 1,
+    };
+    let with_remedy = refusals.iter().filter(|refusal| !refusal.remedy.is_empty());
+    with_remedy.min_by_key(rank).map_or(String::new(), |refusal| refusal.remedy.clone())
 }
 
 /// One warning for each rung that was asked for and refused.

@@ -8,6 +8,7 @@ use crate::size::{PageSize, format_bytes};
 use crate::sys::mmap::{self, Mapped, Source};
 use crate::sys::sysv::{self, Attached};
 use crate::view::Memory;
+use nix::errno::Errno;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
@@ -161,12 +162,12 @@ pub(super) fn whole_pages(
 /// and no signal.
 pub(crate) fn fault_in(mapping: &Mapping) -> Result<()> {
     mmap::populate_read(mapping.base(), mapping.len()).map_err(|errno| {
-        let error = Error::system("fault in mapping", format!("{:?}", mapping.base()), errno);
+        let object = format!("mapping of {}", format_bytes(mapping.len() as u64));
         match errno {
-            nix::errno::Errno::EFAULT => Error::new(ErrorKind::NoSpace, "fault in mapping", "")
+            Errno::EFAULT => Error::new(ErrorKind::NoSpace, "fault in", object)
                 .detail("the object is shorter than the mapping, or its pages can not be had")
                 .errno_set(errno),
-            _ => error,
+            _ => Error::system("fault in", object, errno),
         }
     })
 }

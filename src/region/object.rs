@@ -32,6 +32,7 @@ impl Object {
     }
 
     /// The page size of the object.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for memory tables of devices"))]
     pub(crate) fn page_size(&self) -> PageSize {
         match self {
             Self::File { page_size, .. } | Self::Sysv { page_size, .. } => *page_size,

@@ -126,7 +126,6 @@ fn assert_truthful(created: &Created, length: u64, page: PageSize) {
     assert_eq!(backing.resident, backing.length, "{backing}");
     assert_eq!(backing.nodes.iter().map(|share| share.bytes).sum::<u64>(), backing.length);
     assert_eq!(backing.kind, object.kind());
-    assert_eq!(backing.measured, How::PagemapScan);
     assert_usable(mapping);
 }
 
@@ -137,6 +136,7 @@ fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Pat
         let backings = [kind];
         let mut ask = Ask::new(length, &size.to_string(), &backings);
         ask.mount = Some(mount);
+        ask.populate = Populate::Parallel(0);
         let mut taken = Vec::new();
         let created = ask
             .create_announced(&mut |taking| {
@@ -146,6 +146,10 @@ fn every_huge_backing(size: PageSize, length: u64, pages: &Reserved, mount: &Pat
             .unwrap();
         assert_truthful(&created, length, size);
         assert_eq!(created.backing.huge, created.backing.length);
+        assert_eq!(created.backing.measured, How::PagemapScan);
+        let mapping = &created.mapping;
+        let smaps = super::measure::smaps_present(mapping.base(), mapping.len()).unwrap();
+        assert_eq!((smaps.resident, smaps.huge), (created.backing.length, created.backing.huge));
         assert_eq!(taken.len(), 1, "{taken:?}");
         assert_eq!((taken[0].kind, taken[0].rung), (kind, Rung::Huge(size)));
         assert_ne!(pages.counters(), before, "{kind} took no pages");
@@ -576,4 +580,102 @@ fn a_creator_killed_half_way_leaves_no_pages_but_a_segment_under_its_key() {
         }
         pages.assert_as(before, kind);
     }
+}
+
+#[test]
+fn signals_without_end_do_not_keep_pages_from_being_faulted_in() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, which is allowed at any moment.
+    unsafe { sigaction(Signal::SIGURG, &action) }.unwrap();
+    // SAFETY: `pthread_self` has no conditions.
+    let here = unsafe { libc::pthread_self() };
+    let (stop, sent) = (std::sync::atomic::AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // SAFETY: the thread lives: it waits at the end of the scope.
+                unsafe { libc::pthread_kill(here, libc::SIGURG) };
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(50));
+            }
+        });
+        for pages in ["base", "thp"] {
+            let created = Ask::new(96 * M, pages, &[]).create();
+            if created.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            assert_eq!(created.unwrap().backing.resident, 96 * M);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(sent.into_inner() > 10, "the signals never came");
+}
+
+#[test]
+fn a_forked_child_and_its_parent_see_the_same_pages() {
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let before = pages.counters();
+    let created = Ask::new(1, "2M", &[BackingKind::Memfd]).create().unwrap();
+    // SAFETY: the mapping is longer than a word and begins at a page.
+    let word = unsafe { created.mapping.base().cast::<AtomicU64>().as_ref() };
+    // SAFETY: the child only stores a word and leaves, which is allowed after a fork.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            word.store(11, Ordering::Release);
+            // SAFETY: `_exit` has no conditions.
+            unsafe { libc::_exit(0) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
+    }
+    assert_eq!(word.load(Ordering::Acquire), 11);
+    drop(created);
+    pages.assert_as(before, "the end");
+}
+
+#[test]
+fn the_remedy_on_top_is_the_one_that_helps_and_every_refusal_has_its_own() {
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let mut ask = Ask::new((pages.available() + 1) * SIZE_2M.bytes(), "2M", &[]);
+    ask.lifetime = Lifetime::Persistent;
+    let error = failed(ask.create());
+    assert!(error.way_out().contains("reserve 2M"), "{error}");
+    assert!(error.refusals().iter().all(|refusal| !refusal.remedy.is_empty()), "{error}");
+    ask.pages = PagePolicy::exactly(Rung::Huge(PageSize::new(1 << 23).unwrap()));
+    let error = failed(ask.create());
+    assert_eq!(error.kind(), ErrorKind::UnknownPageSize);
+    assert!(error.to_string().contains("2M"), "the sizes of the machine: {error}");
+}
+
+#[test]
+fn a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed() {
+    if part_of_child().is_some() {
+        let nobody = 65534;
+        nix::unistd::setgroups(&[]).unwrap();
+        nix::unistd::setgid(nix::unistd::Gid::from_raw(nobody)).unwrap();
+        nix::unistd::setuid(nix::unistd::Uid::from_raw(nobody)).unwrap();
+        let created = Ask::new(1, "2M", &[]).create().unwrap();
+        let codes: Vec<_> = created.backing.refusals.iter().map(|r| (r.backing, r.code)).collect();
+        let expected = [
+            (BackingKind::Hugetlbfs, RefusalCode::MountNotWritable),
+            (BackingKind::Sysv, RefusalCode::ShmNotPermitted),
+        ];
+        assert_eq!(codes, expected, "{:#}", created.backing);
+        assert_truthful(&created, 1, SIZE_2M);
+        assert_eq!(created.backing.kind, BackingKind::Memfd);
+        // A process that changed its user may not read its own pagemap; smaps it may.
+        assert_eq!((created.backing.measured, created.backing.huge), (How::Smaps, 2 * M));
+        assert!(created.backing.refusals.iter().all(|refusal| !refusal.remedy.is_empty()));
+        return;
+    }
+    let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
+    let Some(_mount) = OwnMount::new(SIZE_2M, "mode=0755") else { return };
+    let before = pages.counters();
+    let name = "a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed";
+    run_in_child(&format!("region::tests::{name}"), "nobody");
+    pages.assert_as(before, "the end");
 }

@@ -67,18 +67,19 @@ impl Mapped {
         let place = start.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)?;
         let head = place - start;
         let address = NonZeroUsize::new(place).ok_or(Errno::ENOMEM)?;
-        // SAFETY: `[place, place + len)` lies in `nowhere`, which this function owns and which
-        // nobody else knows; on success the part replaced is taken out of it below.
-        let mapped = unsafe { map(source, Some(address), len) }?;
+        // SAFETY: `[place, place + len)` lies in the reservation, which this function owns and
+        // which nobody else knows.
+        let mapped = unsafe { map(source, Some(address), len) };
+        // On failure the kernel may have taken that part of the reservation away already, and
+        // another thread may have got it: it is left alone, which costs address space only.
         let nowhere = std::mem::ManuallyDrop::new(nowhere);
-        let tail = span - head - len;
         // SAFETY: `[start, start + head)` belongs to the reservation, which is forgotten.
         unsafe { unmap(nowhere.base, head) };
-        // SAFETY: `place + len` lies within the reservation or one past its end.
-        let behind = unsafe { mapped.base.add(len) };
+        // SAFETY: `head + len` is at most `span`, the length of the reservation.
+        let behind = unsafe { nowhere.base.add(head + len) };
         // SAFETY: `[place + len, start + span)` belongs to the reservation, which is forgotten.
-        unsafe { unmap(behind, tail) };
-        Ok(mapped)
+        unsafe { unmap(behind, span - head - len) };
+        mapped
     }
 
     /// The first byte.
