@@ -5,7 +5,8 @@
 #![expect(unsafe_code, reason = "private memory is handed out as slices")]
 
 use super::backing::Backing;
-use super::{Mapping, Populate, create_private};
+use super::create::create_private;
+use super::{Mapping, Populate};
 use crate::error::Result;
 use crate::ladder::PagePolicy;
 use crate::numa::Placement;
