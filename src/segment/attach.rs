@@ -282,7 +282,8 @@ fn recorded_backing(mapping: &Mapping, header: &Header, location: String) -> Bac
         .iter()
         .filter_map(|n| Some(NodeShare::new(u32::try_from(n.node).ok()?, n.bytes)))
         .collect();
-    Backing::recorded(mapping, header.backing, header.rung, location, nodes)
+    let huge = header.raw.huge_bytes.min(header.raw.length);
+    Backing::recorded(mapping, header.backing, header.rung, location, huge, nodes)
 }
 
 /// A control file as found under a name, with what its inode says.
@@ -361,7 +362,7 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
     }
     let mut denied = None;
     let mut tried = Vec::new();
-    for place in places(folder, control)? {
+    for place in places(control)? {
         let text = place.to_string();
         match LockFd::open(|| place.open(folder, write)) {
             Ok(fd) => {
@@ -430,7 +431,7 @@ impl Place {
 }
 
 /// Where the bytes may be, best guess first. The file's name follows from the identity alone.
-fn places(folder: &Folder, control: &Control) -> Result<Vec<Place>> {
+fn places(control: &Control) -> Result<Vec<Place>> {
     let file = names::data_file(control.identity);
     let places = match control.backing {
         BackingKind::Tmpfs => vec![Place::InFolder(file)],

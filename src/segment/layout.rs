@@ -106,7 +106,9 @@ pub(crate) struct HeaderRaw {
     pub objects_offset: u64,
     pub area_count: u32,
     pub node_count: u32,
-    pub reserved: [u8; 16],
+    /// Bytes on huge pages when the creator measured them; transparent ones may be split later.
+    pub huge_bytes: u64,
+    pub reserved: u64,
     pub areas: [AreaRaw; AREAS_MAX],
     pub domain: [u8; NAME_BYTES],
     pub name: [u8; NAME_BYTES],

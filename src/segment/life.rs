@@ -275,6 +275,13 @@ fn lock_claims(folder: &Folder, identity: Identity) -> Result<Option<Option<Lock
     }
 }
 
+/// Removes one name if no living process holds its segment; says whether it did.
+pub(crate) fn collect_one(domain: &Domain, name: &str) -> Result<bool> {
+    names::check_name("collect segment", name)?;
+    let folder = domain.open_folder()?;
+    collect_named(&folder, domain, name, &mut HashSet::new()).map(|done| done.is_some())
+}
+
 fn collect_named(
     folder: &Folder,
     domain: &Domain,

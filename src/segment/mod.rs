@@ -424,4 +424,14 @@ impl Domain {
     pub fn collect(&self) -> Result<life::CollectReport> {
         life::collect(self)
     }
+
+    /// Removes one name of this domain if no living process holds its segment, and says whether
+    /// it did; a name that does not exist is `false`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open) for what cannot be read.
+    pub fn collect_name(&self, name: &str) -> Result<bool> {
+        life::collect_one(self, name)
+    }
 }
