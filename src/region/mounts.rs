@@ -109,7 +109,6 @@ mod tests {
             read_only: false,
             reachable: true,
             writable,
-            reachable: true,
             limit: free.map(|free| MountLimit { bytes: 64 << 20, free }),
             files_free: None,
             uid: 0,

@@ -1,6 +1,7 @@
 //! Every kind of object on every kind of page, on the live kernel, and what is left afterwards.
 #![expect(unsafe_code, reason = "a test writes to its own mapping")]
 
+use super::create::create_private;
 use super::testing::{
     HugetlbTree, OwnCgroup, OwnMount, Reserved, enter_cgroup, part_of_child, reserve_pages,
     run_in_child,

@@ -339,7 +339,7 @@ impl Header {
             each as usize == unit
                 && count <= max
                 && offset >= HEADER_BYTES as u64
-                && offset % 64 == 0
+                && offset.is_multiple_of(64)
                 && offset.checked_add(end).is_some_and(|end| end <= raw.length)
         };
         if !table(
@@ -360,7 +360,7 @@ impl Header {
         ) {
             return Err(Corrupt("its directory"));
         }
-        if raw.objects_offset % LINE != 0 || raw.objects_offset > raw.length {
+        if !raw.objects_offset.is_multiple_of(LINE) || raw.objects_offset > raw.length {
             return Err(Corrupt("the place of its objects"));
         }
         if raw.area_count != 1 || raw.areas[0].offset != 0 || raw.areas[0].length != raw.length {
@@ -468,10 +468,14 @@ impl Entry {
             offset >= header.raw.objects_offset
                 && offset.checked_add(length).is_some_and(|end| end <= header.raw.length)
         };
-        if raw.control_offset % LINE != 0 || !lies_inside(raw.control_offset, raw.control_length) {
+        if !raw.control_offset.is_multiple_of(LINE)
+            || !lies_inside(raw.control_offset, raw.control_length)
+        {
             return Err("its control words lie outside the segment");
         }
-        if raw.payload_offset % LINE != 0 || !lies_inside(raw.payload_offset, raw.payload_length) {
+        if !raw.payload_offset.is_multiple_of(LINE)
+            || !lies_inside(raw.payload_offset, raw.payload_length)
+        {
             return Err("its payload lies outside the segment");
         }
         if raw.schema_length != 0 && !lies_inside(raw.schema_offset, raw.schema_length) {
