@@ -56,6 +56,10 @@ struct Envelope<'a, R> {
 }
 
 impl Format {
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints `report`, which is a struct or a map, in the format that was asked for.
     pub(crate) fn print<R: Serialize + fmt::Display>(self, report: &R) -> Result<(), Failure> {
         let text = if self.json {

@@ -201,6 +201,8 @@ impl Domain {
         let folder = self.open_folder()?;
         for _ in 0..100 {
             let found = attach::find(&folder, self, name)?;
+            // Asked before we hold it ourselves, or it would be in use by us.
+            let entry = entry(&folder, &found);
             let Some(held) = attach::hold(&folder, &found, false)? else { continue };
             let parts = Parts {
                 domain: self.clone(),
@@ -211,7 +213,7 @@ impl Domain {
             let held = Arc::new(held);
             let frozen = attach::frozen(&held);
             let mut info = SegmentInfo {
-                entry: entry(&folder, &found),
+                entry,
                 layout: (frozen.layout_major, frozen.layout_minor),
                 rung: None,
                 created_nanos: frozen.created_nanos,

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod collect;
+mod demo;
 mod doctor;
 mod inspect;
 mod list;
@@ -26,6 +27,11 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     Remove(remove::Arguments),
     Collect(collect::Arguments),
+    Demo(demo::Arguments),
+    #[command(hide = true)]
+    DemoWriter(demo::WriterArguments),
+    #[command(hide = true)]
+    DemoReader(demo::ReaderArguments),
 }
 
 impl Command {
@@ -41,6 +47,9 @@ impl Command {
             Self::Inspect(arguments) => arguments.run(),
             Self::Remove(arguments) => arguments.run(),
             Self::Collect(arguments) => arguments.run(),
+            Self::Demo(arguments) => arguments.run(),
+            Self::DemoWriter(arguments) => Ok(arguments.run()),
+            Self::DemoReader(arguments) => Ok(arguments.run()),
         }
     }
 }
