@@ -8,7 +8,7 @@ use super::slots::{RawConsumer, RawProducer};
 use super::testing::{FakeLink, Peer, crashes, memory, parts};
 use super::typed::{Consumer, Producer};
 use crate::peer::PeerState;
-use crate::segment::stats::{LINE_LEN, StatsWriter};
+use crate::stats::{LINE_LEN, StatsWriter};
 use crate::view::View;
 use crate::wait::WaitMode;
 use proptest::prelude::*;
