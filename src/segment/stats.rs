@@ -105,10 +105,6 @@ pub(crate) struct StatsWriter {
     view: View,
 }
 
-#[cfg_attr(
-    not(test),
-    allow(dead_code, clippy::allow_attributes, reason = "rings use their part")
-)]
 impl StatsWriter {
     /// Goes on with the line that `view` shows; `None` if the window is too short or read-only.
     pub(crate) fn attach(view: View) -> Option<Self> {
