@@ -535,7 +535,10 @@ pub(crate) fn place(
 mod tests {
     use super::*;
 
-    pub(crate) fn sample() -> HeaderRaw {
+    /// What is made wrong, and how.
+    type Lie<T> = (&'static str, fn(&mut T));
+
+    fn sample() -> HeaderRaw {
         let tables = Tables::new(4, 2);
         let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
         raw.magic = MAGIC;
@@ -681,7 +684,7 @@ mod tests {
     #[test]
     fn every_lying_header_field_is_refused() {
         assert!(parse(&sample(), true).is_ok());
-        let lies: [(&str, fn(&mut HeaderRaw)); 12] = [
+        let lies: [Lie<HeaderRaw>; 12] = [
             ("magic", |h| h.magic ^= 1),
             ("page size", |h| h.page_size = 3),
             ("length", |h| h.length += 4096),
@@ -717,7 +720,7 @@ mod tests {
         good.consumers = 1;
         good.name = field_of("quotes");
         assert_eq!(Entry::parse(bytemuck::bytes_of(&good), &header).unwrap().name, "quotes");
-        let lies: [(&str, fn(&mut EntryRaw)); 9] = [
+        let lies: [Lie<EntryRaw>; 9] = [
             ("commit", |e| e.commit = 1),
             ("area", |e| e.payload_area = 1),
             ("control in header", |e| e.control_offset = 0),
