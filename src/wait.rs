@@ -55,7 +55,7 @@
 //!   slice too late; R makes superfluous system calls.
 
 use crate::peer::PeerState;
-use crate::segment::stats::StatsWriter;
+use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
 use crate::view::View;
 use core::fmt;

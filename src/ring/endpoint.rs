@@ -3,7 +3,7 @@
 use super::error::AttachError;
 use super::layout::{CONSUMER_SLEEP, CONSUMER_UNFENCED, PRODUCER_SLEEP, PRODUCER_UNFENCED};
 use super::layout::{CONTROL_ALIGN, CONTROL_LEN};
-use crate::segment::stats::StatsWriter;
+use crate::stats::StatsWriter;
 use crate::view::View;
 use crate::wait::{Link, Port, WaitWords};
 
@@ -99,7 +99,7 @@ macro_rules! endpoint_calls {
         }
 
         /// What this endpoint counted.
-        pub fn stats(&self) -> crate::segment::stats::Stats {
+        pub fn stats(&self) -> crate::stats::Stats {
             self.$($port).+.stats.get()
         }
     };

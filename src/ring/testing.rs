@@ -3,7 +3,7 @@
 use super::endpoint::Parts;
 use super::layout::CONTROL_LEN;
 use crate::peer::PeerState;
-use crate::segment::stats::{LINE_LEN, StatsWriter};
+use crate::stats::{LINE_LEN, StatsWriter};
 use crate::view::{View, steps};
 use crate::wait::Link;
 use std::cell::RefCell;

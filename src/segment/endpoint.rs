@@ -27,7 +27,7 @@ use crate::segment::layout::{
     ENDPOINT_BYTES, ENDPOINT_CLOSED, ENDPOINT_NEVER, ENDPOINT_OPEN, EndpointRaw, Entry,
     STATS_OFFSET, endpoint_lock, field_of, text_of,
 };
-use crate::segment::stats::{LINE_LEN, Stats, StatsWriter};
+use crate::stats::{LINE_LEN, Stats, StatsWriter};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::{self, LockFd};
 use crate::view::View;

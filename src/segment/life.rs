@@ -32,7 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One thing that [`collect`] removed, or had to leave.
+/// One thing that [`Domain::collect`] removed, or had to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -47,7 +47,7 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// What a [`collect`] did.
+/// What [`Domain::collect`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

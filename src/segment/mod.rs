@@ -18,7 +18,6 @@
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
 //! | `report` | list and inspect |
-//! | `stats` | one line of statistics per endpoint |
 //!
 //! [`ObjectSpec`]: directory::ObjectSpec
 
@@ -34,7 +33,6 @@ pub(crate) mod layout;
 pub(crate) mod life;
 pub(crate) mod names;
 pub(crate) mod report;
-pub(crate) mod stats;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::region::{self, Backing};
