@@ -183,10 +183,18 @@ impl<E: core::error::Error> From<E> for Stop {
 
 impl Common {
     /// Does the work of a hidden command, and says how to exit.
-    pub(super) fn run(&self, work: impl FnOnce(&Segment) -> Result<(), Stop>) -> ExitCode {
+    ///
+    /// `label` is what reports call its endpoints.
+    pub(super) fn run(
+        &self,
+        label: &str,
+        work: impl FnOnce(&Segment) -> Result<(), Stop>,
+    ) -> ExitCode {
         let attempt = || {
             self.settle()?;
-            work(&Domain::new(super::DOMAIN)?.open(&self.name)?)
+            let segment = Domain::new(super::DOMAIN)?.open(&self.name)?;
+            segment.set_label(label);
+            work(&segment)
         };
         match attempt() {
             Ok(()) => ExitCode::SUCCESS,

@@ -50,7 +50,8 @@ impl Histogram {
     pub(super) fn percentile(&self, per_mille: u64) -> u64 {
         let rank = (u128::from(self.count) * u128::from(per_mille)).div_ceil(1000);
         let mut seen = 0;
-        for (bucket, count) in self.buckets.iter().enumerate() {
+        let (_beyond, bounded) = self.buckets.split_last().unwrap_or((&0, &[]));
+        for (bucket, count) in bounded.iter().enumerate() {
             seen += u128::from(*count);
             if seen >= rank && seen > 0 {
                 return top(bucket).min(self.max);

@@ -194,7 +194,10 @@ impl Arguments {
                     report.latency = Some(trips);
                     self.say(|| report.trips())?;
                 }
-                plan::Line::Wrong { what } => report.fail(what),
+                plan::Line::Wrong { what } => {
+                    report.fail(what);
+                    return Ok(None);
+                }
             }
         }
     }

@@ -72,7 +72,7 @@ impl Count {
 
 impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
-        self.common.run(|segment| self.read(segment))
+        self.common.run("demo-reader", |segment| self.read(segment))
     }
 
     fn read(&self, segment: &Segment) -> Result<(), Stop> {

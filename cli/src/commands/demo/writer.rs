@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) fn run(self) -> ExitCode {
-        self.common.run(|segment| self.write(segment))
+        self.common.run("demo-writer", |segment| self.write(segment))
     }
 
     fn write(&self, segment: &Segment) -> Result<(), Stop> {
