@@ -24,6 +24,7 @@
 
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
 use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
+use crate::segment::advice::advise;
 use crate::segment::control::{ClaimsText, Control};
 use crate::segment::directory::Directory;
 use crate::segment::domain::Domain;
@@ -479,6 +480,10 @@ pub(crate) fn location(control: &Control) -> String {
 
 /// Opens a name: all of A1 to A6.
 pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
+    open_named(domain, name, write).map_err(|error| advise(error, name))
+}
+
+fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     const OPERATION: &str = "open segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
