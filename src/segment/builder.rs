@@ -22,6 +22,7 @@
 //! | B2 to B6 | a claims file without a name; a SysV segment under its recorded key | `collect`, and any creator that finds the pool too small |
 //! | B6 to B7 | the same and a data file named by the identity | the same |
 //! | after B7 | a segment like any other | `collect` once nobody holds it |
+//! | replacing, in B7 | all of it, and the control file under a passing name | the same |
 //! | replacing, after B7 | the old data and claims, without a name | `collect` |
 
 use crate::error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result};
@@ -698,7 +699,7 @@ impl<'a> Site<'a> {
         let fd: OwnedFd = self.folder.create_unnamed(mode, &control.to_text())?;
         let file = names::control_file(&control.domain, &control.name);
         if over {
-            self.folder.link_over(&fd, &file, &format!("hugeshm.{}.new", self.identity))?;
+            self.folder.link_over(&fd, &file, &names::passing_file(self.identity, None))?;
         } else {
             self.folder.link(&fd, &file).map_err(|error| match error.kind() {
                 ErrorKind::AlreadyExists => {

@@ -262,6 +262,7 @@ pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
             Err(error) => report.failed.push(error.to_string()),
         }
     }
+    collect_passing(&folder, &entries, &mut report);
     collect_half_built(&folder, &mut report)?;
     collect_strays(&folder, &named, &mut report)?;
     Ok(report)
@@ -337,6 +338,36 @@ fn collect_named(
         what: "segment",
         bytes,
     }))
+}
+
+/// Removes control files that were on their way over another one when their writer was killed.
+fn collect_passing(folder: &Folder, entries: &[String], report: &mut CollectReport) {
+    for file in entries.iter().filter(|file| names::is_passing_file(file)) {
+        match collect_passing_file(folder, file) {
+            Ok(()) => {}
+            // Its writer is at work.
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+}
+
+fn collect_passing_file(folder: &Folder, file: &str) -> Result<()> {
+    let fd = match folder.open_file(file, false) {
+        Ok(fd) => fd,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let owner = folder.facts(&fd, file)?.uid;
+    if !may_remove(owner) {
+        return Ok(());
+    }
+    // It was linked whole, and only under the lock of the name that stands in it.
+    let Ok(control) = Control::parse(&folder.read(fd, file)?) else { return Ok(()) };
+    let _lock = folder.lock_name(&control.domain, &control.name, owner, COLLECT_PATIENCE)?;
+    folder.unlink(file)
 }
 
 /// Frees the name of a memfd segment that died with its last holder; says whether it did.
