@@ -8,6 +8,7 @@ mod common;
 
 mod backings;
 mod bad_input;
+mod cost;
 mod exhaustion;
 mod races;
 
@@ -15,7 +16,7 @@ mod races;
 #[ignore = "the body of child processes, which other tests start"]
 fn child_process() {
     let Some(role) = common::child::role() else { return };
-    let found = [backings::play, bad_input::play, exhaustion::play, races::play]
+    let found = [backings::play, bad_input::play, exhaustion::play, races::play, cost::play]
         .iter()
         .any(|play| play(&role));
     assert!(found, "no such role: {role}");
