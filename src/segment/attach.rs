@@ -362,7 +362,7 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
     }
     let mut denied = None;
     let mut tried = Vec::new();
-    for place in places(folder, control)? {
+    for place in places(control)? {
         let text = place.to_string();
         match LockFd::open(|| place.open(folder, write)) {
             Ok(fd) => {
@@ -441,7 +441,7 @@ impl Place {
 }
 
 /// Where the bytes may be, best guess first. The file's name follows from the identity alone.
-fn places(folder: &Folder, control: &Control) -> Result<Vec<Place>> {
+fn places(control: &Control) -> Result<Vec<Place>> {
     let file = names::data_file(control.identity);
     let places = match control.backing {
         BackingKind::Tmpfs => vec![Place::InFolder(file)],
