@@ -59,6 +59,14 @@ pub enum ErrorKind {
     TableFull,
     /// The segment is mapped read-only.
     ReadOnly,
+    /// There is no message, or no room for one, right now.
+    WouldBlock,
+    /// The process at the other end left in good order.
+    Closed,
+    /// The process at the other end died.
+    PeerDied,
+    /// The segment's name was removed or taken over by another segment.
+    Superseded,
     /// The handle was made before a `fork` and used in the child.
     Forked,
     /// The deadline passed.
@@ -123,6 +131,19 @@ impl BackingKind {
             Self::Tmpfs => "tmpfs",
             Self::Anonymous => "anonymous",
         }
+    }
+}
+
+impl core::str::FromStr for BackingKind {
+    type Err = Error;
+
+    /// Reads the word that [`as_str`](Self::as_str) writes.
+    fn from_str(text: &str) -> Result<Self> {
+        let all = [Self::Hugetlbfs, Self::Sysv, Self::Memfd, Self::Tmpfs, Self::Anonymous];
+        all.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "read a kind of backing", text)
+                .detail("it can be hugetlbfs, sysv, memfd or tmpfs")
+        })
     }
 }
 

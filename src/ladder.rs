@@ -244,18 +244,20 @@ impl Wanted<'_> {
     }
 }
 
-/// The plan: every object to try, best first, with reasons between them.
+/// The plan: every object to try, best first, with reasons between them. The reasons have no
+/// remedies yet; those depend on the place where the program runs.
 ///
 /// `length` must not be zero. An empty answer means that the kinds of object
 /// allowed can not carry any rung allowed.
 pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
     let rungs = wanted.policy.rungs(sizes);
     let mut decisions = Vec::new();
-    let smallest =
-        rungs.iter().copied().filter(|rung| !wanted.backings_for(*rung).is_empty()).last();
+    let smallest = rungs.iter().copied().rfind(|rung| !wanted.backings_for(*rung).is_empty());
     for rung in rungs {
         let backings = wanted.backings_for(rung);
-        let Some(&first) = backings.first() else { continue };
+        let Some(&first) = backings.first() else {
+            continue;
+        };
         let page = match rung {
             Rung::Huge(size) => size,
             Rung::Thp | Rung::Base => sizes.base,
@@ -265,16 +267,15 @@ pub(crate) fn plan(wanted: &Wanted<'_>, sizes: &Sizes) -> Vec<Decision> {
             continue;
         }
         // `refuse_rung` answered for lengths that can not be rounded.
-        let Some(length) = page.round_up(wanted.length) else { continue };
+        let Some(length) = page.round_up(wanted.length) else {
+            continue;
+        };
         for backing in backings {
             let mortal = backing == BackingKind::Memfd && wanted.lifetime == Lifetime::Persistent;
             decisions.push(if mortal {
                 let why = "a memfd dies with the last process that holds it";
-                Decision::Refuse(
-                    Refusal::new(rung, backing, RefusalCode::Lifetime, "plan")
-                        .numbers(why)
-                        .remedy("allow it with the lifetime `with holders`"),
-                )
+                let refusal = Refusal::new(rung, backing, RefusalCode::Lifetime, "plan");
+                Decision::Refuse(refusal.numbers(why))
             } else {
                 Decision::Try(Step { rung, backing, page, length })
             });

@@ -1,5 +1,4 @@
-//! Named shared-memory segments on huge pages, with lock-free rings inside.
-
+#![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
 mod error;
@@ -12,15 +11,22 @@ mod peer;
 mod region;
 mod ring;
 mod segment;
+mod stats;
 mod sys;
 mod view;
 mod wait;
 
+#[doc(no_inline)]
+pub use bytemuck;
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
 pub use peer::PeerState;
-pub use region::{Backing, How, NodeShare, Populate};
+pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
+pub use ring::{
+    Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
+    RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
+};
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;
 pub use segment::directory::{Schema, TypeIdentity};
@@ -30,5 +36,6 @@ pub use segment::layout::ObjectKind;
 pub use segment::life::{CollectReport, Collected};
 pub use segment::names::Identity;
 pub use segment::report::{AttachmentInfo, ObjectInfo, SegmentEntry, SegmentInfo, Usage};
-pub use segment::stats::Stats;
 pub use size::{PageSize, format_bytes, parse_bytes};
+pub use stats::Stats;
+pub use wait::{Canceller, PeerChange, WaitMode};

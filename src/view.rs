@@ -30,7 +30,7 @@
 
 use core::fmt;
 use core::mem::MaybeUninit;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -73,7 +73,6 @@ impl fmt::Debug for View {
     }
 }
 
-#[cfg_attr(not(test), allow(dead_code, clippy::allow_attributes, reason = "rooms use their part"))]
 impl View {
     /// The window onto all of `memory`.
     pub(crate) fn new(memory: Arc<dyn Memory>) -> Self {
@@ -353,21 +352,22 @@ unsafe fn copy_out_words(source: *const u8, target: *mut u8, len: usize) {
     let mut done = 0;
     if source.addr() & 7 == 0 {
         while len - done >= 8 {
-            // SAFETY: `done + 8 <= len`, and the source is aligned to 8 by the test above plus
-            // a multiple of 8.
-            let word = unsafe { AtomicU64::from_ptr(source.add(done).cast_mut().cast()) };
+            let address = source.wrapping_add(done).cast_mut().cast::<u64>();
+            // SAFETY: `done + 8 <= len` keeps the word inside the readable source; it is aligned
+            // to 8 by the test above plus a multiple of 8; others access it as atomics only.
+            let word = unsafe { AtomicU64::from_ptr(address) };
             let value = word.load(Ordering::Relaxed);
             // SAFETY: `done + 8 <= len` bytes of the target are writable by the contract.
-            unsafe { target.add(done).cast::<u64>().write_unaligned(value) };
+            unsafe { ptr::write_unaligned(target.wrapping_add(done).cast::<u64>(), value) };
             done += 8;
         }
     }
     while done < len {
-        // SAFETY: `done < len`, a byte is always aligned.
-        let byte = unsafe { AtomicU8::from_ptr(source.add(done).cast_mut()) };
+        // SAFETY: `done < len` keeps the byte inside the readable source; a byte is aligned.
+        let byte = unsafe { AtomicU8::from_ptr(source.wrapping_add(done).cast_mut()) };
         let value = byte.load(Ordering::Relaxed);
         // SAFETY: `done < len` bytes of the target are writable by the contract.
-        unsafe { target.add(done).write(value) };
+        unsafe { ptr::write(target.wrapping_add(done), value) };
         done += 1;
     }
 }
@@ -383,19 +383,19 @@ unsafe fn copy_in_words(source: *const u8, target: *mut u8, len: usize) {
     if target.addr() & 7 == 0 {
         while len - done >= 8 {
             // SAFETY: `done + 8 <= len` bytes of the source are readable by the contract.
-            let value = unsafe { source.add(done).cast::<u64>().read_unaligned() };
-            // SAFETY: `done + 8 <= len`, and the target is aligned to 8 by the test above plus
-            // a multiple of 8.
-            let word = unsafe { AtomicU64::from_ptr(target.add(done).cast()) };
+            let value = unsafe { ptr::read_unaligned(source.wrapping_add(done).cast::<u64>()) };
+            // SAFETY: `done + 8 <= len` keeps the word inside the writable target; it is aligned
+            // to 8 by the test above plus a multiple of 8; others access it as atomics only.
+            let word = unsafe { AtomicU64::from_ptr(target.wrapping_add(done).cast()) };
             word.store(value, Ordering::Relaxed);
             done += 8;
         }
     }
     while done < len {
         // SAFETY: `done < len` bytes of the source are readable by the contract.
-        let value = unsafe { source.add(done).read() };
-        // SAFETY: `done < len`, a byte is always aligned.
-        let byte = unsafe { AtomicU8::from_ptr(target.add(done)) };
+        let value = unsafe { ptr::read(source.wrapping_add(done)) };
+        // SAFETY: `done < len` keeps the byte inside the writable target; a byte is aligned.
+        let byte = unsafe { AtomicU8::from_ptr(target.wrapping_add(done)) };
         byte.store(value, Ordering::Relaxed);
         done += 1;
     }
@@ -406,7 +406,7 @@ unsafe fn copy_in_words(source: *const u8, target: *mut u8, len: usize) {
 /// # Safety
 ///
 /// As for [`copy_out`] or [`copy_in`], by `direction`.
-#[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
     let bulk = len & !63;
     if bulk > 0 {
@@ -453,7 +453,7 @@ unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: D
 /// # Safety
 ///
 /// As for [`copy_out`] or [`copy_in`], by `direction`.
-#[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
 unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
     match direction {
         // SAFETY: the caller's promise, handed on.

@@ -55,7 +55,7 @@
 //!   slice too late; R makes superfluous system calls.
 
 use crate::peer::PeerState;
-use crate::segment::stats::StatsWriter;
+use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
 use crate::view::View;
 use core::fmt;
@@ -99,12 +99,18 @@ pub enum WaitMode {
 ///
 /// Dropping the link gives the claim back, so endpoints drop it last.
 pub(crate) trait Link: Send {
+    /// Says that this end leaves in good order; a dropped link that did not say so died.
+    fn close(&mut self) {}
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
     /// How often the other end has been claimed: one load.
     fn peer_epoch(&self) -> u64;
     /// Whether the segment was replaced by a new one: one load.
     fn superseded(&self) -> bool;
+    /// The value of [`forks`](Self::forks) when the claim was made.
+    fn born(&self) -> u64 {
+        0
+    }
     /// How often this process, or an ancestor since the library was loaded, came out of a
     /// `fork`. A change since the endpoint was made means that it belongs to the parent.
     fn forks(&self) -> &'static AtomicU64;
@@ -201,6 +207,12 @@ pub(crate) struct Port {
     pub(crate) stats: StatsWriter,
     /// Dropped last: it gives the claim back.
     link: Box<dyn Link>,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 /// One wait in progress.
@@ -312,6 +324,20 @@ impl Port {
         } else {
             compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
         }
+        if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
+            self.ring();
+        }
+    }
+
+    /// Leaves in good order, and wakes a peer that sleeps so that it hears of it at once.
+    ///
+    /// While a panic unwinds nothing is said: a program that fails half-way did not close.
+    fn leave(&mut self) {
+        if self.forks.load(Relaxed) != self.link.born() || std::thread::panicking() {
+            return;
+        }
+        self.link.close();
+        fence(SeqCst); // edge `doze`
         if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
             self.ring();
         }

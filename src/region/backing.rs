@@ -107,10 +107,10 @@ impl Backing {
         kind: BackingKind,
         rung: Rung,
         location: String,
+        huge: u64,
         nodes: Vec<NodeShare>,
     ) -> Self {
         let (length, page_size) = (mapping.len() as u64, mapping.page_size());
-        let huge = matches!(rung, Rung::Huge(_));
         Self {
             asked: "as created".to_owned(),
             rung,
@@ -120,7 +120,7 @@ impl Backing {
             pages: page_size.pages_for(length),
             location,
             resident: length,
-            huge: if huge { length } else { 0 },
+            huge,
             nodes,
             refusals: Vec::new(),
             measured: How::Recorded,

@@ -8,16 +8,17 @@ use crate::size::{PageSize, format_bytes};
 use crate::sys::mmap::{self, Mapped, Source};
 use crate::sys::sysv::{self, Attached};
 use crate::view::Memory;
+use nix::errno::Errno;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 /// Mapped memory of whole pages.
 ///
-/// Invariant: `[base, base + len)` is what `hold` keeps mapped, at least; `len`
+/// Invariant: `[base, base + len)` is what `_hold` keeps mapped, at least; `len`
 /// is a whole number of pages of `page_size`.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    hold: Hold,
+    _hold: Hold,
     base: NonNull<u8>,
     len: usize,
     page_size: PageSize,
@@ -40,7 +41,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     pub(super) fn of_mapped(mapped: Mapped, page_size: PageSize, writable: bool) -> Self {
         let (base, len) = (mapped.base(), mapped.len());
-        Self { hold: Hold::Mapped(mapped), base, len, page_size, writable }
+        Self { _hold: Hold::Mapped(mapped), base, len, page_size, writable }
     }
 
     /// `len` must not be more than the segment attached, rounded up to its pages.
@@ -51,7 +52,7 @@ impl Mapping {
         writable: bool,
     ) -> Self {
         let base = attached.base();
-        Self { hold: Hold::Attached(attached), base, len, page_size, writable }
+        Self { _hold: Hold::Attached(attached), base, len, page_size, writable }
     }
 
     /// The page size that its length is a multiple of: of the pool, or the base page.
@@ -60,10 +61,9 @@ impl Mapping {
     }
 }
 
-#[expect(unsafe_code, reason = "the promise of staying mapped is made here")]
-// SAFETY: by the invariant `hold` keeps the range mapped until this value is dropped, with the
-// rights that `writable` says; pages are populated at creation, so no touch of them faults; a page
-// boundary is a multiple of 8; none of the three fields changes.
+// SAFETY: by the invariant the range stays mapped while the value lives, with the rights that
+// `writable` was made from; mappings begin at a page, which is a multiple of 8. A file behind it
+// that is cut short by somebody else is outside this promise; its owner's seals or rights guard it.
 unsafe impl Memory for Mapping {
     fn base(&self) -> NonNull<u8> {
         self.base
@@ -162,12 +162,12 @@ pub(super) fn whole_pages(
 /// and no signal.
 pub(crate) fn fault_in(mapping: &Mapping) -> Result<()> {
     mmap::populate_read(mapping.base(), mapping.len()).map_err(|errno| {
-        let error = Error::system("fault in mapping", format!("{:?}", mapping.base()), errno);
+        let object = format!("mapping of {}", format_bytes(mapping.len() as u64));
         match errno {
-            nix::errno::Errno::EFAULT => Error::new(ErrorKind::NoSpace, "fault in mapping", "")
+            Errno::EFAULT => Error::new(ErrorKind::NoSpace, "fault in", object)
                 .detail("the object is shorter than the mapping, or its pages can not be had")
                 .errno_set(errno),
-            _ => error,
+            _ => Error::system("fault in", object, errno),
         }
     })
 }

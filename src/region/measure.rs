@@ -85,7 +85,7 @@ pub(super) fn page_size_at(address: NonNull<u8>) -> Option<PageSize> {
     size
 }
 
-fn smaps_present(base: NonNull<u8>, len: usize) -> nix::Result<Present> {
+pub(super) fn smaps_present(base: NonNull<u8>, len: usize) -> nix::Result<Present> {
     let start = base.as_ptr().addr() as u64;
     let range = start..start + len as u64;
     let mut present = Present::default();

@@ -23,19 +23,24 @@
 
 mod backing;
 mod create;
+mod fill;
+mod make;
 mod mapping;
 mod measure;
+mod mounts;
 mod numbers;
 mod object;
 mod populate;
+mod private;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use backing::{Backing, How, NodeShare};
-pub(crate) use create::{create, create_private};
+pub(crate) use create::create;
 pub(crate) use mapping::{Mapping, fault_in, map_file, map_sysv};
 pub(crate) use measure::{Measured, measure};
 pub(crate) use object::{FileFacts, Object, facts, link, open_file};
+pub use private::{Region, RegionBuilder};
 
 use crate::error::{BackingKind, Result, Rung};
 use crate::ladder::{Lifetime, PagePolicy};

@@ -10,9 +10,10 @@ use crate::ladder::{Sizes, Step};
 use crate::numa::Placement;
 use crate::pages::{self, LimitKind};
 use crate::size::{PageSize, format_bytes};
-use crate::sys::file;
+use crate::sys::{file, text};
 use nix::errno::Errno;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 /// The base page size, 4 KiB where the C library does not say.
 pub(super) fn base_page() -> PageSize {
@@ -20,8 +21,11 @@ pub(super) fn base_page() -> PageSize {
 }
 
 /// What base pages are merged into; none where the kernel can not.
+///
+/// One small file, because every mapping on tmpfs asks; the settings are in `pages::thp`.
 pub(super) fn thp_unit() -> Option<PageSize> {
-    pages::thp().pmd_size
+    let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+    text::number(Path::new(path)).and_then(PageSize::new)
 }
 
 /// The page sizes of this machine.
@@ -38,6 +42,22 @@ pub(super) fn refuse(step: &Step, code: RefusalCode, call: &'static str) -> Refu
     let pages = step.page.pages_for(step.length);
     let remedy = pages::remedy_for(code, step.rung, pages, pages::container().as_ref());
     Refusal::new(step.rung, step.backing, code, call).remedy(remedy)
+}
+
+/// The same for a refusal of the plan, where there is something to do about it.
+pub(super) fn with_remedy(refusal: Refusal, length: u64) -> Refusal {
+    let pages = match (refusal.code, refusal.rung) {
+        (RefusalCode::Waste | RefusalCode::Lifetime | RefusalCode::NoSuchPageSize, rung) => {
+            match rung {
+                Rung::Huge(size) => size.pages_for(length),
+                Rung::Thp | Rung::Base => return refusal,
+            }
+        }
+        _ => return refusal,
+    };
+    let container = pages::container();
+    let remedy = pages::remedy_for(refusal.code, refusal.rung, pages, container.as_ref());
+    refusal.remedy(remedy)
 }
 
 /// What was being done when the kernel said no.
@@ -118,7 +138,8 @@ impl Failure<'_> {
             pool.free,
             pool.reserved
         );
-        if self.reserved || pool.available() >= needed {
+        let surplus_failed = pool.free.saturating_sub(pool.reserved) < needed;
+        if self.reserved || (pool.available() >= needed && !surplus_failed) {
             let why = "nothing that was looked at is short, so it was for a moment only, or a \
                        limit that can not be seen from here stands in the way";
             return (RefusalCode::System, format!("{numbers}; {why}"));

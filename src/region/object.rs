@@ -32,6 +32,7 @@ impl Object {
     }
 
     /// The page size of the object.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for memory tables of devices"))]
     pub(crate) fn page_size(&self) -> PageSize {
         match self {
             Self::File { page_size, .. } | Self::Sysv { page_size, .. } => *page_size,
@@ -70,7 +71,7 @@ pub(crate) fn link(object: &Object, file_name: &str) -> Result<()> {
 /// waiting if it turns out to be a FIFO.
 pub(crate) fn open_file(path: &Path, write: bool) -> nix::Result<OwnedFd> {
     let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-    file::open_no_symlinks(path, access | OFlag::O_NONBLOCK)
+    file::open_no_symlinks(path, access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
 /// What the kernel says about an open file.

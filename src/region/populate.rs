@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What one call to the kernel is asked to fault in, unless a single page is more.
 const PIECE: usize = 64 << 20;
+/// More threads than this wait for the same memory.
+const THREADS_MAX: usize = 256;
 /// How often a merge is tried again that the kernel could not do just then.
 const COLLAPSE_ATTEMPTS: u32 = 4;
 
@@ -147,11 +149,12 @@ impl Area {
 }
 
 fn threads(how: Populate) -> usize {
-    match how {
+    let threads = match how {
         Populate::Full => 1,
         Populate::Parallel(0) => std::thread::available_parallelism().map_or(1, usize::from),
         Populate::Parallel(threads) => threads,
-    }
+    };
+    threads.min(THREADS_MAX)
 }
 
 /// `len` bytes as at most `threads` contiguous shares of whole units, the last one taking the rest.

@@ -100,6 +100,13 @@ pub enum RecvError {
     Forked,
     /// Everything was received and the segment was replaced by a new one of its name.
     Superseded,
+    /// A message of a typed ring is received into exactly the ring's size.
+    WrongSize {
+        /// The length given, in bytes.
+        len: usize,
+        /// The size of the ring's messages.
+        size: usize,
+    },
     /// The bytes are no valid value of the type. The message was released; the next can be
     /// received.
     InvalidValue {
@@ -170,6 +177,9 @@ impl fmt::Display for RecvError {
             Self::Cancelled => f.pad(CANCELLED),
             Self::Forked => f.pad(FORKED),
             Self::Superseded => f.pad(SUPERSEDED),
+            Self::WrongSize { len, size } => {
+                write!(f, "{len} bytes of room in a ring of {size}-byte messages")
+            }
             Self::InvalidValue { position } => {
                 write!(f, "the message at position {position} is no valid value of its type")
             }
@@ -185,9 +195,11 @@ impl core::error::Error for RecvError {}
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         let kind = match error {
-            SendError::Full => ErrorKind::NoSpace,
+            SendError::Full => ErrorKind::WouldBlock,
             SendError::TooLarge { .. } | SendError::WrongSize { .. } => ErrorKind::InvalidSize,
-            SendError::Closed | SendError::PeerDied | SendError::Superseded => ErrorKind::NotFound,
+            SendError::Closed => ErrorKind::Closed,
+            SendError::PeerDied => ErrorKind::PeerDied,
+            SendError::Superseded => ErrorKind::Superseded,
             SendError::TimedOut => ErrorKind::TimedOut,
             SendError::Cancelled => ErrorKind::Cancelled,
             SendError::Forked => ErrorKind::Forked,
@@ -200,12 +212,14 @@ impl From<SendError> for Error {
 impl From<RecvError> for Error {
     fn from(error: RecvError) -> Self {
         let kind = match error {
-            RecvError::Empty | RecvError::Closed | RecvError::PeerDied | RecvError::Superseded => {
-                ErrorKind::NotFound
-            }
+            RecvError::Empty => ErrorKind::WouldBlock,
+            RecvError::Closed => ErrorKind::Closed,
+            RecvError::PeerDied => ErrorKind::PeerDied,
+            RecvError::Superseded => ErrorKind::Superseded,
             RecvError::TimedOut => ErrorKind::TimedOut,
             RecvError::Cancelled => ErrorKind::Cancelled,
             RecvError::Forked => ErrorKind::Forked,
+            RecvError::WrongSize { .. } => ErrorKind::InvalidSize,
             RecvError::InvalidValue { .. } => ErrorKind::TypeMismatch,
             RecvError::Corrupt(_) => ErrorKind::Corrupt,
         };
@@ -248,7 +262,7 @@ mod tests {
 
     #[test]
     fn data_path_errors_are_small_copies_and_say_what_happened() {
-        assert!(size_of::<SendError>() <= 24 && size_of::<RecvError>() <= 16);
+        assert!(size_of::<SendError>() <= 24 && size_of::<RecvError>() <= 24);
         let error = Error::from(SendError::TooLarge { len: 9, max: 8 });
         assert_eq!(error.kind(), ErrorKind::InvalidSize);
         assert_eq!(error.to_string(), "send \"message\": 9 is more than the 8 that can fit");

@@ -1,4 +1,54 @@
-//! Rings: typed and record.
+//! Rings: one producer, one consumer, messages in order, each delivered once.
+//!
+//! Two kinds. A typed ring ([`Producer`], [`Consumer`]) carries messages of one
+//! Rust type in slots; [`RawProducer`] and [`RawConsumer`] are its ends by bytes.
+//! A record ring ([`RecordProducer`], [`RecordConsumer`]) carries messages of any
+//! length. Either end may be held by any process, one at a time, and may die at
+//! any instruction: its successor goes on where it stopped.
+//!
+//! | file | its job |
+//! |---|---|
+//! | `layout` | where the bytes lie |
+//! | `position` | arithmetic of positions, slots and records; checks what peers wrote |
+//! | `endpoint` | what an end is made from, the calls all ends have |
+//! | `slots` | protocol of the typed ring, ends by bytes |
+//! | `typed` | the same ends with a type |
+//! | `open` | how a segment declares rings and gives out their ends |
+//! | `record` | protocol and ends of the record ring |
+//! | `error` | what a call answers |
+//!
+//! Cores reach shared words only by offset through a window (`view`) and wait
+//! through a port (`wait`); they do not know what carries the memory, nor how
+//! a segment names a ring. There is no broadcast, no many-producer ring and no
+//! request with answer here.
+//!
+//! # What an end promises
+//!
+//! * A message that was committed is delivered unchanged, in order. It is
+//!   *delivered* when its release is stored; read and not released, it is seen
+//!   again, at the same position.
+//! * A batch is visible whole or not at all; what was not committed never is.
+//! * Whatever a peer writes anywhere, a call answers with a value or an error,
+//!   in bounded time, and touches nothing outside the ring.
+//! * A call that need not wait makes no system call and allocates nothing, except
+//!   to wake a sleeping peer, and about every 50 ms of finding nothing to ask for it.
+
+mod endpoint;
 pub(crate) mod error;
 pub(crate) mod layout;
+mod open;
 pub(crate) mod position;
+mod record;
+mod slots;
+mod typed;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod typed_tests;
+
+pub use error::{Corruption, RecvError, SendError};
+pub use open::{RecordRing, TypedRing};
+pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
+pub use slots::{RawConsumer, RawProducer};
+pub use typed::{Consumer, Producer};

@@ -283,7 +283,8 @@ fn recorded_backing(mapping: &Mapping, header: &Header, location: String) -> Bac
         .iter()
         .filter_map(|n| Some(NodeShare::new(u32::try_from(n.node).ok()?, n.bytes)))
         .collect();
-    Backing::recorded(mapping, header.backing, header.rung, location, nodes)
+    let huge = header.raw.huge_bytes.min(header.raw.length);
+    Backing::recorded(mapping, header.backing, header.rung, location, huge, nodes)
 }
 
 /// A control file as found under a name, with what its inode says.

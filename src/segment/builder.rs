@@ -552,6 +552,7 @@ impl SegmentBuilder {
         for (slot, share) in raw.nodes.iter_mut().zip(&backing.nodes) {
             *slot = NodeRaw { node: u64::from(share.node), bytes: share.bytes };
         }
+        raw.huge_bytes = backing.huge;
         raw.node_count = backing.nodes.len().min(NODES_MAX) as u32;
         raw
     }

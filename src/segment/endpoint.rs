@@ -27,7 +27,7 @@ use crate::segment::layout::{
     ENDPOINT_BYTES, ENDPOINT_CLOSED, ENDPOINT_NEVER, ENDPOINT_OPEN, EndpointRaw, Entry,
     STATS_OFFSET, endpoint_lock, field_of, text_of,
 };
-use crate::segment::stats::{LINE_LEN, Stats, StatsWriter};
+use crate::stats::{LINE_LEN, Stats, StatsWriter};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::{self, LockFd};
 use crate::view::View;
@@ -194,13 +194,11 @@ impl Place {
 
 /// A claimed endpoint: the right to write one side's words, and the look at the other side.
 ///
-/// Dropping it gives the place back in good order, except while a panic unwinds: a program that
-/// fails half-way did not close, and its peer is told that it died.
+/// Dropping it gives the place back; whether in good order is decided by [`Link::close`] before.
 pub(crate) struct Endpoint {
     segment: Arc<Attached>,
     place: Place,
     peer: Option<Place>,
-    epoch: u64,
     /// Dropped last: with it goes the lock.
     lock: LockFd,
 }
@@ -249,34 +247,28 @@ impl Endpoint {
         place.claim.write(16, &bytes[16..]);
         place.claim.word32(offset_of!(EndpointRaw, state)).store(ENDPOINT_OPEN, Ordering::Release);
         place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
-        Ok(Self { segment: Arc::clone(segment), place, peer, epoch, lock })
-    }
-
-    /// How often the place had been taken when we took it, ourselves included.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
+        Ok(Self { segment: Arc::clone(segment), place, peer, lock })
     }
 
     /// The owner's side of the statistics line.
     pub(crate) fn stats(&self) -> Option<StatsWriter> {
         StatsWriter::attach(self.place.stats.clone())
     }
-
-    /// Records the position at which this claim goes on, for reports.
-    pub(crate) fn set_position(&self, position: u64) {
-        self.place
-            .claim
-            .word64(offset_of!(EndpointRaw, position))
-            .store(position, Ordering::Relaxed);
-    }
-
-    /// What is known of the other side.
-    pub(crate) fn peer_info(&self) -> Option<EndpointInfo> {
-        self.peer.as_ref().map(|peer| peer.info(self.segment.held.claims.as_ref()))
-    }
 }
 
 impl Link for Endpoint {
+    /// E4, first half.
+    fn close(&mut self) {
+        self.place
+            .claim
+            .word32(offset_of!(EndpointRaw, state))
+            .store(ENDPOINT_CLOSED, Ordering::Release);
+    }
+
+    fn born(&self) -> u64 {
+        self.lock.generation()
+    }
+
     fn peer_state(&self) -> PeerState {
         match &self.peer {
             Some(peer) => peer.look(self.segment.held.claims.as_ref()),
@@ -294,17 +286,5 @@ impl Link for Endpoint {
 
     fn forks(&self) -> &'static AtomicU64 {
         &process::GENERATION
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        if self.lock.check_fork().is_err() || std::thread::panicking() {
-            return;
-        }
-        self.place
-            .claim
-            .word32(offset_of!(EndpointRaw, state))
-            .store(ENDPOINT_CLOSED, Ordering::Release);
     }
 }

@@ -38,8 +38,6 @@ pub(crate) struct Folder {
 pub(crate) struct FileIs {
     pub uid: u32,
     pub links: u64,
-    pub device: u64,
-    pub inode: u64,
 }
 
 impl Folder {
@@ -114,12 +112,7 @@ impl Folder {
     pub(crate) fn facts(&self, fd: impl AsFd, file: &str) -> Result<FileIs> {
         let stat = nix::sys::stat::fstat(fd)
             .map_err(|errno| Error::system("stat", self.object(file), errno))?;
-        Ok(FileIs {
-            uid: stat.st_uid,
-            links: stat.st_nlink,
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        })
+        Ok(FileIs { uid: stat.st_uid, links: stat.st_nlink })
     }
 
     /// Reads a small file whole; longer ones are cut one byte past the limit, which parsers refuse.

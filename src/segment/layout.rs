@@ -106,7 +106,9 @@ pub(crate) struct HeaderRaw {
     pub objects_offset: u64,
     pub area_count: u32,
     pub node_count: u32,
-    pub reserved: [u8; 16],
+    /// Bytes on huge pages when the creator measured them; transparent ones may be split later.
+    pub huge_bytes: u64,
+    pub reserved: u64,
     pub areas: [AreaRaw; AREAS_MAX],
     pub domain: [u8; NAME_BYTES],
     pub name: [u8; NAME_BYTES],
@@ -337,7 +339,7 @@ impl Header {
             each as usize == unit
                 && count <= max
                 && offset >= HEADER_BYTES as u64
-                && offset % 64 == 0
+                && offset.is_multiple_of(64)
                 && offset.checked_add(end).is_some_and(|end| end <= raw.length)
         };
         if !table(
@@ -358,7 +360,7 @@ impl Header {
         ) {
             return Err(Corrupt("its directory"));
         }
-        if raw.objects_offset % LINE != 0 || raw.objects_offset > raw.length {
+        if !raw.objects_offset.is_multiple_of(LINE) || raw.objects_offset > raw.length {
             return Err(Corrupt("the place of its objects"));
         }
         if raw.area_count != 1 || raw.areas[0].offset != 0 || raw.areas[0].length != raw.length {
@@ -466,10 +468,14 @@ impl Entry {
             offset >= header.raw.objects_offset
                 && offset.checked_add(length).is_some_and(|end| end <= header.raw.length)
         };
-        if raw.control_offset % LINE != 0 || !lies_inside(raw.control_offset, raw.control_length) {
+        if !raw.control_offset.is_multiple_of(LINE)
+            || !lies_inside(raw.control_offset, raw.control_length)
+        {
             return Err("its control words lie outside the segment");
         }
-        if raw.payload_offset % LINE != 0 || !lies_inside(raw.payload_offset, raw.payload_length) {
+        if !raw.payload_offset.is_multiple_of(LINE)
+            || !lies_inside(raw.payload_offset, raw.payload_length)
+        {
             return Err("its payload lies outside the segment");
         }
         if raw.schema_length != 0 && !lies_inside(raw.schema_offset, raw.schema_length) {
@@ -529,7 +535,10 @@ pub(crate) fn place(
 mod tests {
     use super::*;
 
-    pub(crate) fn sample() -> HeaderRaw {
+    /// What is made wrong, and how.
+    type Lie<T> = (&'static str, fn(&mut T));
+
+    fn sample() -> HeaderRaw {
         let tables = Tables::new(4, 2);
         let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
         raw.magic = MAGIC;
@@ -555,6 +564,111 @@ mod tests {
         Header::parse(bytemuck::bytes_of(raw), 64 << 10, writable)
     }
 
+    /// The rows of a table of `docs/LAYOUT.md` that a structure must have.
+    macro_rules! rows {
+        ($raw:ty: $($field:ident)+) => {{
+            let raw: $raw = bytemuck::Zeroable::zeroed();
+            let rows = vec![$((
+                offset_of!($raw, $field),
+                size_of_val(&raw.$field),
+                stringify!($field),
+            )),+];
+            // Nothing was forgotten: the fields fill the structure.
+            assert_eq!(rows.iter().map(|row| row.1).sum::<usize>(), size_of::<$raw>());
+            rows
+        }};
+    }
+
+    #[test]
+    fn the_layout_page_says_what_the_constants_say() {
+        let page = include_str!("../../docs/LAYOUT.md");
+        let mut checked = 0;
+        let tables = [
+            (
+                "## Header",
+                rows!(HeaderRaw: magic layout_major layout_minor header_bytes
+                incompatible read_only_compatible compatible identity boot_id page_size_asked
+                page_size length created_nanos creator_pid creator_uid creator_start
+                creator_pid_namespace superseded backing rung frozen_reserved attachments_offset
+                attachments_capacity attachment_bytes directory_offset directory_capacity
+                entry_bytes objects_offset area_count node_count huge_bytes reserved areas domain
+                name nodes tail),
+            ),
+            (
+                "## Attachment slot",
+                rows!(AttachmentRaw: epoch state flags pid uid start
+                pid_namespace since_nanos reserved),
+            ),
+            (
+                "## Directory entry",
+                rows!(EntryRaw: commit kind flags control_area payload_area
+                control_offset control_length payload_offset payload_length capacity stride
+                payload_align user_header producers consumers extra type_size type_align type_major
+                type_minor schema_offset schema_length schema_format reserved_word name type_name
+                reserved),
+            ),
+            (
+                "## Endpoint",
+                rows!(EndpointRaw: epoch state flags pid attachment start since_nanos
+                position label reserved),
+            ),
+        ];
+        for (title, rows) in tables {
+            let section = page.split(title).nth(1).unwrap().split("\n## ").next().unwrap();
+            assert_eq!(section.matches("\n| ").count() - 1, rows.len(), "{title}");
+            for (offset, bytes, field) in rows {
+                let row = format!("\n| {offset} | {bytes} | `{field}` |");
+                assert!(section.contains(&row), "{title} lacks {row}");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 83);
+        for (byte, text) in [
+            (attachment_lock(0), "4096 + n"),
+            (endpoint_lock(0, 0, 0), "2^32 + object * 65536 + role * 16384 + slot"),
+        ] {
+            assert!(page.contains(text), "{byte}");
+        }
+        assert_eq!(attachment_lock(5), 4096 + 5);
+        assert_eq!(endpoint_lock(3, 1, 2), (1 << 32) + 3 * 65536 + 16384 + 2);
+    }
+
+    #[test]
+    fn the_bytes_of_version_one_do_not_change() {
+        let mut raw = sample();
+        raw.identity = *b"identityidentity";
+        raw.domain = field_of("default");
+        raw.name = field_of("golden");
+        let bytes = bytemuck::bytes_of(&raw);
+        let words: Vec<(usize, u64)> = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
+            .enumerate()
+            .filter(|(_, word)| *word != 0)
+            .map(|(index, word)| (index * 8, word))
+            .collect();
+        let text = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+        let golden = [
+            (0, 0x014d_4853_4547_5548),
+            (8, 0x0000_1000_0000_0001),
+            (40, text(b"identity")),
+            (48, text(b"identity")),
+            (80, 4096),
+            (88, 65536),
+            (136, 0x0000_0001_0000_0004),
+            (256, 4096),
+            (264, 0x0000_0040_0000_0004),
+            (272, 4352),
+            (280, 0x0000_0200_0000_0002),
+            (288, 5376),
+            (296, 1),
+            (328, 65536),
+            (576, text(b"default\0")),
+            (680, text(b"golden\0\0")),
+        ];
+        assert_eq!(words, golden);
+    }
+
     #[test]
     fn unknown_features_refuse_exactly_as_far_as_they_say() {
         let mut raw = sample();
@@ -570,7 +684,7 @@ mod tests {
     #[test]
     fn every_lying_header_field_is_refused() {
         assert!(parse(&sample(), true).is_ok());
-        let lies: [(&str, fn(&mut HeaderRaw)); 12] = [
+        let lies: [Lie<HeaderRaw>; 12] = [
             ("magic", |h| h.magic ^= 1),
             ("page size", |h| h.page_size = 3),
             ("length", |h| h.length += 4096),
@@ -606,7 +720,7 @@ mod tests {
         good.consumers = 1;
         good.name = field_of("quotes");
         assert_eq!(Entry::parse(bytemuck::bytes_of(&good), &header).unwrap().name, "quotes");
-        let lies: [(&str, fn(&mut EntryRaw)); 9] = [
+        let lies: [Lie<EntryRaw>; 9] = [
             ("commit", |e| e.commit = 1),
             ("area", |e| e.payload_area = 1),
             ("control in header", |e| e.control_offset = 0),

@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One thing that [`collect`] removed, or had to leave.
+/// One thing that [`Domain::collect`] removed, or had to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -48,7 +48,7 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// What a [`collect`] did.
+/// What [`Domain::collect`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -305,6 +305,13 @@ fn lock_claims(folder: &Folder, identity: Identity) -> Result<Option<Option<Lock
         Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Some(None)),
         Err(error) => Err(error),
     }
+}
+
+/// Removes one name if no living process holds its segment; says whether it did.
+pub(crate) fn collect_one(domain: &Domain, name: &str) -> Result<bool> {
+    names::check_name("collect segment", name)?;
+    let folder = domain.open_folder()?;
+    collect_named(&folder, domain, name, &mut HashSet::new()).map(|done| done.is_some())
 }
 
 fn collect_named(

@@ -19,7 +19,6 @@
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
 //! | `report` | list and inspect |
-//! | `stats` | one line of statistics per endpoint |
 //!
 //! [`ObjectSpec`]: directory::ObjectSpec
 
@@ -36,7 +35,6 @@ pub(crate) mod layout;
 pub(crate) mod life;
 pub(crate) mod names;
 pub(crate) mod report;
-pub(crate) mod stats;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::region::{self, Backing};
@@ -425,5 +423,15 @@ impl Domain {
     /// report.
     pub fn collect(&self) -> Result<life::CollectReport> {
         life::collect(self)
+    }
+
+    /// Removes one name of this domain if no living process holds its segment, and says whether
+    /// it did; a name that does not exist is `false`.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open) for what cannot be read.
+    pub fn collect_name(&self, name: &str) -> Result<bool> {
+        life::collect_one(self, name)
     }
 }

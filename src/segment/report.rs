@@ -206,6 +206,8 @@ impl Domain {
         let folder = self.open_folder()?;
         for _ in 0..100 {
             let found = attach::find(&folder, self, name)?;
+            // Asked before we hold it ourselves, or it would be in use by us.
+            let entry = entry(&folder, &found);
             let Some(held) = attach::hold(&folder, &found, false)? else { continue };
             let parts = Parts {
                 domain: self.clone(),
@@ -216,7 +218,7 @@ impl Domain {
             let held = Arc::new(held);
             let frozen = attach::frozen(&held);
             let mut info = SegmentInfo {
-                entry: entry(&folder, &found),
+                entry,
                 layout: (frozen.layout_major, frozen.layout_minor),
                 rung: None,
                 created_nanos: frozen.created_nanos,

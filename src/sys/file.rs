@@ -4,7 +4,7 @@
 //! file (`O_TMPFILE`) and give it its name later in one exclusive step.
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::sys::statfs::Statfs;
 use nix::unistd::UnlinkatFlags;
@@ -29,9 +29,9 @@ pub(crate) fn repeat<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result
 
 /// Opens `path` while refusing every symbolic link in it, magic links of `/proc` included.
 ///
-/// `ELOOP` says that there was one. `O_CLOEXEC` and `O_NOCTTY` are added.
+/// `ELOOP` says that there was one. `O_CLOEXEC` is added.
 pub(crate) fn open_no_symlinks(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    let flags = flags | OFlag::O_CLOEXEC;
     let how = OpenHow::new()
         .flags(flags)
         .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -68,9 +68,9 @@ fn open_step_by_step(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
     Err(Errno::ENOENT)
 }
 
-/// Opens a folder as a place to make and link files in.
+/// Opens a folder as a place to make and link files in; it need not be readable.
 pub(crate) fn open_dir(path: &Path) -> nix::Result<OwnedFd> {
-    open_no_symlinks(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    open_no_symlinks(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
 /// Makes an unnamed file in the file system of `dir`, readable and writable.
@@ -99,6 +99,14 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> nix::Result<()> {
 pub(crate) fn set_length(fd: BorrowedFd<'_>, length: u64) -> nix::Result<()> {
     let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
     repeat(|| nix::unistd::ftruncate(fd, length))
+}
+
+/// Gives the first `length` bytes of a file their pages; `ENOSPC` where they can not be had.
+///
+/// A signal may stop it half way; it is repeated and finds the first half done.
+pub(crate) fn allocate(fd: BorrowedFd<'_>, length: u64) -> nix::Result<()> {
+    let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
+    repeat(|| nix::fcntl::fallocate(fd, FallocateFlags::empty(), 0, length))
 }
 
 /// `fstat`.

@@ -10,6 +10,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// `madvise` advice of Linux 6.1: make huge pages of these pages now.
 const MADV_COLLAPSE: i32 = 25;
@@ -66,18 +67,19 @@ impl Mapped {
         let place = start.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)?;
         let head = place - start;
         let address = NonZeroUsize::new(place).ok_or(Errno::ENOMEM)?;
-        // SAFETY: `[place, place + len)` lies in `nowhere`, which this function owns and which
-        // nobody else knows; on success the part replaced is taken out of it below.
-        let mapped = unsafe { map(source, Some(address), len) }?;
+        // SAFETY: `[place, place + len)` lies in the reservation, which this function owns and
+        // which nobody else knows.
+        let mapped = unsafe { map(source, Some(address), len) };
+        // On failure the kernel may have taken that part of the reservation away already, and
+        // another thread may have got it: it is left alone, which costs address space only.
         let nowhere = std::mem::ManuallyDrop::new(nowhere);
-        let tail = span - head - len;
         // SAFETY: `[start, start + head)` belongs to the reservation, which is forgotten.
         unsafe { unmap(nowhere.base, head) };
-        // SAFETY: `place + len` lies within the reservation or one past its end.
-        let behind = unsafe { mapped.base.add(len) };
+        // SAFETY: `head + len` is at most `span`, the length of the reservation.
+        let behind = unsafe { nowhere.base.add(head + len) };
         // SAFETY: `[place + len, start + span)` belongs to the reservation, which is forgotten.
-        unsafe { unmap(behind, tail) };
-        Ok(mapped)
+        unsafe { unmap(behind, span - head - len) };
+        mapped
     }
 
     /// The first byte.
@@ -154,6 +156,22 @@ pub(crate) fn populate_write(base: NonNull<u8>, len: usize) -> nix::Result<()> {
 /// Faults in every page of the range for reading.
 pub(crate) fn populate_read(base: NonNull<u8>, len: usize) -> nix::Result<()> {
     advise_repeated(base, len, libc::MADV_POPULATE_READ)
+}
+
+/// Faults in every page of the range by writing what stands there, without asking first.
+///
+/// For kernels older than 5.14 only, and only where a missing page can be no signal: on private
+/// base pages, and where the file's pages were allocated before.
+///
+/// # Safety
+/// `[base, base + len)` must be mapped and writable, and `page` must not be zero.
+pub(crate) unsafe fn touch(base: NonNull<u8>, len: usize, page: usize) {
+    for offset in (0..len).step_by(page) {
+        // SAFETY: the offset is less than `len`, and the caller mapped that many bytes.
+        let byte = unsafe { base.add(offset) }.cast::<AtomicU8>();
+        // SAFETY: the byte is mapped and writable, and every value is a valid `AtomicU8`.
+        unsafe { byte.as_ref() }.fetch_or(0, Ordering::Relaxed);
+    }
 }
 
 /// Asks the kernel to make huge pages of the resident pages of the range, now.

@@ -46,7 +46,6 @@ struct Region {
 }
 
 mod call {
-    #![expect(missing_docs, reason = "the macro writes the function")]
     nix::ioctl_readwrite!(pagemap_scan, b'f', 16, super::ScanArgument);
 }
 

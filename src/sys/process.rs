@@ -150,6 +150,11 @@ impl LockFd {
         })
     }
 
+    /// The generation of the process that opened it.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// `EBADF` in a forked child, where the descriptor is closed.
     pub(crate) fn check_fork(&self) -> nix::Result<()> {
         if self.generation == generation() { Ok(()) } else { Err(Errno::EBADF) }

@@ -22,8 +22,6 @@ pub(crate) struct Facts {
     pub mode: u32,
     /// Whether it was removed and lives only as long as it is attached.
     pub removed: bool,
-    /// Whether it lies on huge pages (`SHM_HUGETLB`).
-    pub huge: bool,
     /// The length asked for at `shmget`.
     pub length: u64,
     /// How many attachments there are now, in all processes.
@@ -57,7 +55,8 @@ pub(crate) fn facts(id: i32) -> nix::Result<Facts> {
     Errno::result(unsafe { libc::shmctl(id, libc::IPC_STAT, raw.as_mut_ptr()) })?;
     // SAFETY: all bits zero is a valid `shmid_ds` (integers only), and the kernel filled it in.
     let raw = unsafe { raw.assume_init() };
-    // The kernel's flags beside the permission bits: SHM_DEST and SHM_HUGETLB.
+    // Beside the permission bits the kernel keeps SHM_DEST here. It does not keep SHM_HUGETLB:
+    // whether pages are huge is seen in smaps once attached.
     let mode = u32::from(raw.shm_perm.mode);
     Ok(Facts {
         key: raw.shm_perm.__key,
@@ -65,7 +64,6 @@ pub(crate) fn facts(id: i32) -> nix::Result<Facts> {
         gid: raw.shm_perm.gid,
         mode: mode & 0o777,
         removed: mode & 0o1000 != 0,
-        huge: mode & 0o4000 != 0,
         length: raw.shm_segsz as u64,
         attached: raw.shm_nattch,
         creator_pid: raw.shm_cpid,

@@ -105,7 +105,6 @@ pub(crate) struct StatsWriter {
     view: View,
 }
 
-#[cfg_attr(not(test), allow(dead_code, clippy::allow_attributes, reason = "rings use their part"))]
 impl StatsWriter {
     /// Goes on with the line that `view` shows; `None` if the window is too short or read-only.
     pub(crate) fn attach(view: View) -> Option<Self> {
@@ -160,12 +159,6 @@ impl StatsWriter {
         self.put(DROPS, self.counted.drops);
     }
 
-    /// `count` messages were overwritten before they were read.
-    pub(crate) fn gap(&mut self, count: u64) {
-        self.counted.gaps = self.counted.gaps.wrapping_add(count);
-        self.put(GAPS, self.counted.gaps);
-    }
-
     /// The endpoint goes to sleep.
     pub(crate) fn sleeps(&mut self) {
         self.counted.sleeps = self.counted.sleeps.wrapping_add(1);
@@ -209,7 +202,6 @@ mod tests {
         writer.empty();
         writer.empty();
         writer.dropped(5);
-        writer.gap(6);
         writer.sleeps();
         writer.wakes();
         writer.high_water(9);
@@ -217,7 +209,7 @@ mod tests {
         let seen = Stats::read(&view);
         assert_eq!(seen, writer.get());
         assert_eq!((seen.messages, seen.bytes, seen.full, seen.empty), (3, 24, 1, 2));
-        assert_eq!((seen.drops, seen.gaps, seen.sleeps, seen.wakes), (5, 6, 1, 1));
+        assert_eq!((seen.drops, seen.gaps, seen.sleeps, seen.wakes), (5, 0, 1, 1));
         assert_eq!(seen.high_water, 9);
         assert!(seen.last_activity_nanos > 0);
         drop(writer);
