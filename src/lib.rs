@@ -4,8 +4,10 @@
 mod error;
 mod size;
 
+mod call;
 mod ladder;
 mod numa;
+mod outcome;
 pub mod pages;
 mod peer;
 mod region;
@@ -18,9 +20,11 @@ mod wait;
 
 #[doc(no_inline)]
 pub use bytemuck;
+pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
+pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use ring::{

@@ -54,6 +54,12 @@
 //! * A hostile peer writes any value into either word: S wakes too early or one
 //!   slice too late; R makes superfluous system calls.
 
+mod calls;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub(crate) use calls::endpoint_calls;
+
 use crate::peer::PeerState;
 use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
