@@ -28,8 +28,9 @@ pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use ring::{
-    Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
-    RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
+    Batch, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
+    DuplexServer, Producer, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
+    RecordRing, RecvError, Reservation, SendError, TypedRing,
 };
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;

@@ -606,10 +606,10 @@ fn ends_in_a_forked_child_answer_forked() {
 #[test]
 fn two_threads_call_and_serve_in_every_mode() {
     for (mode, calls) in [
-        (WaitMode::Spin, 20_000),
-        (WaitMode::Yield, 20_000),
-        (WaitMode::Adaptive, 20_000),
-        (WaitMode::Block, 2_000),
+        (WaitMode::Spin, 4_000),
+        (WaitMode::Yield, 4_000),
+        (WaitMode::Adaptive, 4_000),
+        (WaitMode::Block, 500),
     ] {
         let view = cell();
         let (mut tx, mut rx) = (caller(&view), server(&view));

@@ -48,7 +48,7 @@ impl<T> TypedRing<T> {
         self
     }
 
-    fn spec(self, name: &str) -> Result<ObjectSpec> {
+    pub(super) fn spec(self, name: &str) -> Result<ObjectSpec> {
         let size = size_of::<T>();
         let geometry = SlotGeometry::new(size, self.capacity)
             .ok_or_else(|| bad_capacity(name, self.capacity, format!("slots of {size} bytes")))?;
@@ -347,7 +347,12 @@ impl Segment {
             .detail(format!("it is of kind {}, {kind} was asked for", object.entry.kind)))
     }
 
-    fn typed<T>(&self, name: &str, identity: &TypeIdentity, role: Role) -> Result<ObjectHandle> {
+    pub(super) fn typed<T>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+        role: Role,
+    ) -> Result<ObjectHandle> {
         let object = self.of_kind(name, ObjectKind::Ring)?;
         let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
         check_type(name, &object.entry, identity, size, align, role == Role::Consumer)?;
@@ -356,7 +361,7 @@ impl Segment {
 }
 
 /// The claim on one end and the windows it works in.
-fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
+pub(super) fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
     let endpoint = object.claim(role)?;
     let stats = endpoint.stats().ok_or_else(|| AttachError::Geometry.of(&object.entry.name))?;
     Ok(Parts {
@@ -367,7 +372,7 @@ fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
     })
 }
 
-fn slot_geometry(object: &ObjectHandle, size: usize) -> Result<SlotGeometry> {
+pub(super) fn slot_geometry(object: &ObjectHandle, size: usize) -> Result<SlotGeometry> {
     let raw = &object.entry.raw;
     usize::try_from(raw.stride)
         .ok()
