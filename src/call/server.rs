@@ -259,8 +259,18 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     /// Copies the request into the journal.
     #[inline]
     fn keep(&mut self) {
-        let mut bytes = [0; BYTES_MAX];
         let len = self.lengths.request();
+        // The usual case has a length that the compiler knows.
+        if len == size_of::<Req>() {
+            self.keep_bytes(size_of::<Req>())
+        } else {
+            self.keep_bytes(len)
+        }
+    }
+
+    #[inline(always)]
+    fn keep_bytes(&self, len: usize) {
+        let mut bytes = [0; BYTES_MAX];
         self.payload.read(BYTES, &mut bytes[..len]);
         self.control.write(JOURNAL, &bytes[..len]);
     }
