@@ -490,7 +490,8 @@ fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     let folder = domain.open_folder()?;
     for _ in 0..TURNS {
         let found = find(&folder, domain, name)?;
-        if let Some(held) = hold(&folder, &found, write)? {
+        if let Some(held) = hold(&folder, &found, if write { Access::Write } else { Access::Read })?
+        {
             let parts = Parts {
                 domain: domain.clone(),
                 name: name.to_owned(),
@@ -509,8 +510,20 @@ fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
         .detail("the name is being replaced or removed over and over"))
 }
 
+/// What a segment is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To take part: claims can be made.
+    Write,
+    /// To read for a while: it counts as in use.
+    Read,
+    /// To report once: it counts for nothing.
+    Look,
+}
+
 /// A2 to A5 without the header: the mapping and its locks, or `None` if the segment is going.
-pub(crate) fn hold(folder: &Folder, found: &Found, write: bool) -> Result<Option<Held>> {
+pub(crate) fn hold(folder: &Folder, found: &Found, access: Access) -> Result<Option<Held>> {
+    let write = access == Access::Write;
     const OPERATION: &str = "open segment";
     let control = &found.control;
     let failed = |errno| Error::system(OPERATION, &*control.name, errno);
@@ -550,7 +563,10 @@ pub(crate) fn hold(folder: &Folder, found: &Found, write: bool) -> Result<Option
             (None, mapping)
         }
         Data::File(fd, facts) => {
-            if !locks::try_lock(fd.as_fd(), Mode::Shared, 0, 1).map_err(failed)? {
+            // A look keeps nobody from collecting: what it has mapped stays intact without a name.
+            if access != Access::Look
+                && !locks::try_lock(fd.as_fd(), Mode::Shared, 0, 1).map_err(failed)?
+            {
                 return Ok(None); // somebody is collecting it
             }
             // A4: memfds have no name; the others must still have theirs.

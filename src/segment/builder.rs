@@ -427,12 +427,8 @@ impl SegmentBuilder {
         let data = hold_data(&object, &self.name)?;
         site.object = Some(object);
         let control = site.control(&backing, data.as_ref())?;
-        let attached = self.furnish(
-            domain,
-            site.identity,
-            Held::new(mapping, data, site.claims.take()),
-            backing,
-        )?;
+        let held = Held::new(mapping, data, site.claims.take());
+        let attached = self.furnish(domain, folder.place()?, site.identity, held, backing)?;
         site.publish(&control, old.is_some())?;
         if let Some(Some(old)) = old {
             life::mark(folder, &old, SUPERSEDED);
@@ -458,7 +454,7 @@ impl SegmentBuilder {
             self.create_pages(domain.folder(), length, &mut |_| Ok(()))?;
         let data = hold_data(&object, &self.name)?;
         let held = Held::new(mapping, data, Some(claims));
-        let attached = self.furnish(&domain, Identity::random()?, held, backing)?;
+        let attached = self.furnish(&domain, (0, 0), Identity::random()?, held, backing)?;
         Ok(Segment::from_attached(attached))
     }
 
@@ -489,13 +485,15 @@ impl SegmentBuilder {
     fn furnish(
         &self,
         domain: &Domain,
+        folder: (u64, u64),
         identity: Identity,
         held: Held,
         backing: Backing,
     ) -> Result<Attached> {
         let held = Arc::new(held);
         let view = View::new(Arc::clone(&held) as Arc<dyn Memory>);
-        let raw = self.header(domain, identity, &backing);
+        let mut raw = self.header(domain, identity, &backing);
+        (raw.folder_device, raw.folder_inode) = folder;
         view.write(8, &bytemuck::bytes_of(&raw)[8..]);
         let corrupt = |what: &'static str| {
             Error::new(ErrorKind::Corrupt, OPERATION, &*self.name).detail(what)

@@ -505,6 +505,17 @@ fn lock_data_file(dir: &Path, identity: Identity, owner: u32) -> Result<LockedFi
     Ok(LockedFile::Free(fd, facts.size))
 }
 
+/// Whether the header of a data file names this control folder; the words looked at are frozen.
+fn belongs_to(data: &LockFd, identity: Identity, folder: &Folder) -> Result<bool> {
+    let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
+    let count = nix::sys::uio::pread(data.as_fd(), bytemuck::bytes_of_mut(&mut raw), 0)
+        .map_err(|errno| Error::system("read data file", identity.to_string(), errno))?;
+    Ok(count == size_of::<HeaderRaw>()
+        && raw.magic == MAGIC
+        && raw.identity == identity.0
+        && (raw.folder_device, raw.folder_inode) == folder.place()?)
+}
+
 /// Data files that neither a name nor a claims file speaks for: somebody deleted both by hand.
 fn collect_strays(
     folder: &Folder,
@@ -523,7 +534,7 @@ fn collect_strays(
             if named.contains(&identity) || spoken_for {
                 continue;
             }
-            match collect_stray(&dir, identity) {
+            match collect_stray(folder, &dir, identity) {
                 Ok(Some(bytes)) => report.removed.push(Collected {
                     name: String::new(),
                     identity,
@@ -538,10 +549,16 @@ fn collect_strays(
     Ok(())
 }
 
-fn collect_stray(dir: &Path, identity: Identity) -> Result<Option<u64>> {
-    // Root takes only its own strays: without claims nothing says whose control folder to ask.
+/// One data file that nothing in this folder speaks for.
+///
+/// A hugetlbfs mount serves many control folders; the header says which of them has the names of
+/// this file, and another one's segment is none of ours however unused it looks.
+fn collect_stray(folder: &Folder, dir: &Path, identity: Identity) -> Result<Option<u64>> {
     match lock_data_file(dir, identity, euid()) {
-        Ok(LockedFile::Free(_lock, bytes)) => {
+        Ok(LockedFile::Free(lock, bytes)) => {
+            if !belongs_to(&lock, identity, folder)? {
+                return Ok(None);
+            }
             Ok(unlink_in(dir, identity, euid(), None)?.then_some(bytes))
         }
         Ok(_) => Ok(None),

@@ -464,3 +464,46 @@ pub fn play(role: &str) -> bool {
     }
     true
 }
+
+#[test]
+fn one_folders_collect_leaves_another_folders_segments_alone() {
+    let _quiet = Quiet::begin();
+    let (first, second) = (Scratch::new(), Scratch::new());
+    let Some(mount) = PrivateMount::hugetlbfs(M2, None) else { return };
+    let Some(_pool) = pages(M2, 1) else { return };
+    let (mine, yours) = (domain(first.path()), domain(second.path()));
+    drop(create(&mine, "keep", &mount.path().display().to_string()).unwrap());
+    // Unheld, and from the other folder nothing is known of it but a data file on a shared mount.
+    let report = yours.collect().unwrap();
+    assert!(report.removed.is_empty() && report.failed.is_empty(), "{report:?}");
+    drop(mine.open("keep").unwrap());
+    // Even when everything in its own folder was deleted by hand, only that folder may have it.
+    for file in files(first.path()).iter().filter(|file| !file.contains("lock")) {
+        std::fs::remove_file(first.path().join(file)).unwrap();
+    }
+    assert!(yours.collect().unwrap().removed.is_empty());
+    assert_eq!(mine.collect().unwrap().removed.len(), 1);
+    assert_eq!(files(&mount.path()).len(), 0);
+}
+
+#[test]
+fn a_place_given_back_is_free_at_once_while_another_thread_starts_programs() {
+    let _quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let d = domain(scratch.path());
+    let segment = d.create("spawn").ring::<u64>("n", 16).build().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::process::Command::new("/bin/true").status().unwrap();
+            }
+        });
+        for _ in 0..2000 {
+            drop(segment.producer::<u64>("n").expect("nobody else has it"));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(segment);
+    d.remove("spawn").unwrap();
+}

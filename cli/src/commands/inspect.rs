@@ -120,7 +120,7 @@ fn write_object(f: &mut fmt::Formatter<'_>, object: &ObjectInfo) -> fmt::Result 
         write!(f, ", type {name} {}.{}", identity.major, identity.minor)?;
         write!(f, " of {} bytes", object.type_size)?;
     }
-    if let Some(lag) = object.lag() {
+    if let Some(lag) = object.lag {
         write!(f, ", lag {lag}")?;
     }
     let mut table = Table::new(&[

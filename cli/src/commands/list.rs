@@ -61,8 +61,6 @@ struct Segment {
 struct Object {
     #[serde(flatten)]
     info: ObjectInfo,
-    /// Messages sent and not yet received.
-    lag: Option<u64>,
     rates: Option<Rates>,
 }
 
@@ -131,7 +129,7 @@ impl Segment {
                 segment.entry = info.entry;
                 segment.superseded = info.superseded;
                 segment.attachments = info.attachments;
-                let object = |info: ObjectInfo| Object { lag: info.lag(), rates: None, info };
+                let object = |info: ObjectInfo| Object { rates: None, info };
                 segment.objects = info.objects.into_iter().map(object).collect();
                 segment.problems = info.problems;
                 segment.sampled = Some(Instant::now());
@@ -190,7 +188,7 @@ impl Object {
             self.info.capacity.to_string(),
             self.holders(Role::Producer),
             self.holders(Role::Consumer),
-            self.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+            self.info.lag.map(|lag| lag.to_string()).unwrap_or_default(),
             messages(|rates| rates.sent),
             messages(|rates| rates.received),
             rate(|rates| rates.sent_bytes)
