@@ -217,7 +217,7 @@ fn an_object_added_to_a_live_segment_is_used_by_another_process_until_it_dies() 
         let roles: Vec<_> = info.objects[0].endpoints.iter().map(|e| (e.role, e.state)).collect();
         let alive = PeerState::Alive;
         assert_eq!(roles, [(Role::Producer, alive), (Role::Consumer, alive)]);
-        assert_eq!(info.objects[0].lag(), Some(0));
+        assert_eq!(info.objects[0].lag, Some(0));
         // Killed, its place comes back, and what was not delivered is there.
         peer.kill();
         assert_eq!(producer.peer(), PeerState::Dead);
@@ -331,4 +331,101 @@ pub fn play(role: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+#[test]
+fn no_damage_to_directory_or_rings_makes_an_end_panic_hang_or_lead_outside() {
+    use std::os::unix::fs::FileExt;
+    let _quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let d = scratch.domain();
+    let segment = small(d.create("n"))
+        .max_objects(4)
+        .max_attachments(4)
+        .ring::<u64>("t", 16)
+        .records("r", 1 << 13)
+        .build()
+        .expect("created");
+    {
+        let mut typed = segment.producer::<u64>("t").expect("free");
+        let mut records = segment.record_producer("r").expect("free");
+        for number in 0..9 {
+            typed.push(number).expect("room");
+            records.push(&vec![1; number as usize * 30]).expect("room");
+        }
+    }
+    let path = scratch.data_file("n");
+    let good = std::fs::read(&path).expect("ours");
+    drop(segment);
+    let file = std::fs::File::options().write(true).open(&path).expect("ours");
+    let mut seed = 5_u64;
+    let mut noise = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed >> 33
+    };
+    // The directory, then everything of the objects.
+    let (directory, end) = (4096 + 4 * 64, good.len() as u64);
+    let (mut attached, mut refused, mut corrupt) = (0, 0, 0);
+    for round in 0..3000_u64 {
+        let mut bad = good.clone();
+        let first = if round % 3 == 0 { directory } else { directory + 4 * 512 };
+        let range = if round % 3 == 0 { 2 * 512 } else { (end - first).min(4096) };
+        for _ in 0..=round % 5 {
+            let at = (first + noise() % range) as usize;
+            match noise() % 5 {
+                0 => bad[at] = 0xff,
+                1 => bad[at] = 0,
+                2 => bad[at] ^= 1 << (noise() % 8),
+                _ => {
+                    let word = [0, 1, 7, 8, u64::MAX, 1 << 63, noise(), noise() << 31];
+                    let word = word[(noise() % 8) as usize].to_le_bytes();
+                    let at = (at & !7).min(bad.len() - 8);
+                    bad[at..at + 8].copy_from_slice(&word);
+                }
+            }
+        }
+        file.write_all_at(&bad, 0).expect("inside the file");
+        let Ok(segment) = d.open("n") else { continue };
+        segment.objects();
+        drop(d.inspect("n"));
+        let mut count = |error: Option<String>| match error {
+            Some(text) if text.contains("Corrupt") => corrupt += 1,
+            _ => {}
+        };
+        let outcomes = (
+            segment.producer::<u64>("t"),
+            segment.consumer::<u64>("t"),
+            segment.record_producer("r"),
+            segment.record_consumer("r"),
+        );
+        let each = [outcomes.0.is_ok(), outcomes.1.is_ok(), outcomes.2.is_ok(), outcomes.3.is_ok()];
+        attached += each.iter().filter(|ok| **ok).count();
+        refused += each.iter().filter(|ok| !**ok).count();
+        if let Ok(mut producer) = outcomes.0 {
+            for number in 0..20 {
+                count(producer.try_push(number).err().map(|error| format!("{error:?}")));
+            }
+        }
+        if let Ok(mut consumer) = outcomes.1 {
+            for _ in 0..40 {
+                count(consumer.try_recv().err().map(|error| format!("{error:?}")));
+            }
+        }
+        if let Ok(mut producer) = outcomes.2 {
+            for number in 0..20 {
+                let error = producer.try_push(&[7; 100][..number * 5]).err();
+                count(error.map(|error| format!("{error:?}")));
+            }
+        }
+        if let Ok(mut consumer) = outcomes.3 {
+            for _ in 0..40 {
+                let result = consumer.try_read().map(|record| drop(record.to_vec()));
+                count(result.err().map(|error| format!("{error:?}")));
+            }
+        }
+        let _ = segment.add_ring("more", TypedRing::<u64>::new(2));
+    }
+    eprintln!("{attached} ends attached, {refused} refused, {corrupt} calls found corruption");
+    assert!(attached > 100 && refused > 100 && corrupt > 100);
+    d.remove("n").expect("removed");
 }
