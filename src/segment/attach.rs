@@ -353,7 +353,10 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
             Errno::EINVAL | Errno::EIDRM => gone(format!("SysV id {}", control.sysv_id)),
             _ => Error::system(OPERATION, &*control.name, errno),
         })?;
-        if facts.key != control.sysv_key || facts.uid != found.uid || facts.removed {
+        if facts.removed {
+            return Err(gone(format!("SysV id {} was removed", control.sysv_id)));
+        }
+        if facts.key != control.sysv_key || facts.uid != found.uid {
             return Err(foreign(format!(
                 "SysV id {} has key {:#x} and owner {}, expected key {:#x} and owner {}",
                 control.sysv_id, facts.key, facts.uid, control.sysv_key, found.uid
