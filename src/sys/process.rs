@@ -266,8 +266,9 @@ mod tests {
         };
         let claim = LockFd::open(open).unwrap();
         assert!(locks::try_lock(claim.as_fd(), locks::Mode::Exclusive, 7, 1).unwrap());
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let (started, starting) = nix::unistd::pipe().unwrap();
+        // Closed at exec: a program that another test starts meanwhile would keep the writing end.
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let ((reader, writer), (started, starting)) = (pipe(), pipe());
         // SAFETY: the child calls only async-signal-safe functions: close, write, read, _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
