@@ -24,6 +24,7 @@
 
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
 use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
+use crate::segment::advice::advise;
 use crate::segment::control::{ClaimsText, Control};
 use crate::segment::directory::Directory;
 use crate::segment::domain::Domain;
@@ -43,7 +44,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -394,7 +395,8 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
 enum Place {
     InFolder(String),
     Path(std::path::PathBuf),
-    Holder(crate::segment::control::Holder),
+    /// A descriptor of another process, and the file that it must lead to.
+    Holder(crate::segment::control::Holder, (u64, u64)),
 }
 
 impl std::fmt::Display for Place {
@@ -402,7 +404,7 @@ impl std::fmt::Display for Place {
         match self {
             Self::InFolder(file) => f.write_str(file),
             Self::Path(path) => path.display().fmt(f),
-            Self::Holder(holder) => write!(f, "/proc/{}/fd/{}", holder.pid, holder.fd),
+            Self::Holder(holder, _) => write!(f, "/proc/{}/fd/{}", holder.pid, holder.fd),
         }
     }
 }
@@ -413,18 +415,27 @@ impl Place {
         match self {
             Self::InFolder(file) => folder.open_file(file, write),
             Self::Path(path) => region::open_file(path, write).map_err(failed),
-            Self::Holder(holder) => {
+            Self::Holder(holder, file) => {
+                let gone = |why| {
+                    Err(Error::system("open data file", self.to_string(), Errno::ENOENT)
+                        .detail(why))
+                };
                 if process::start_time(holder.pid) != Some(holder.start) {
-                    return Err(Error::system("open data file", self.to_string(), Errno::ENOENT)
-                        .detail("that process has ended"));
+                    return gone("that process has ended");
+                }
+                let open = |path: &str, flags| {
+                    nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map_err(failed)
+                };
+                // The holder may have closed it, and its number may stand for anything by now,
+                // so it is looked at before it is really opened.
+                let seen = open(&self.to_string(), OFlag::O_PATH | OFlag::O_CLOEXEC)?;
+                let stat = nix::sys::stat::fstat(&seen).map_err(failed)?;
+                if (stat.st_dev, stat.st_ino) != *file {
+                    return gone("that process holds it no longer");
                 }
                 let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
-                nix::fcntl::open(
-                    self.to_string().as_str(),
-                    access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
-                    nix::sys::stat::Mode::empty(),
-                )
-                .map_err(failed)
+                let path = format!("/proc/self/fd/{}", seen.as_raw_fd());
+                open(&path, access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             }
         }
     }
@@ -435,7 +446,10 @@ fn places(control: &Control) -> Result<Vec<Place>> {
     let file = names::data_file(control.identity);
     let places = match control.backing {
         BackingKind::Tmpfs => vec![Place::InFolder(file)],
-        BackingKind::Memfd => control.holders.iter().copied().map(Place::Holder).collect(),
+        BackingKind::Memfd => {
+            let file = (control.device, control.inode);
+            control.holders.iter().map(|&holder| Place::Holder(holder, file)).collect()
+        }
         BackingKind::Hugetlbfs => {
             let mut paths: Vec<_> = control.folder.iter().map(|dir| dir.join(&file)).collect();
             // Another mount namespace may see the same file system elsewhere.
@@ -467,6 +481,10 @@ pub(crate) fn location(control: &Control) -> String {
 
 /// Opens a name: all of A1 to A6.
 pub(crate) fn open(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
+    open_named(domain, name, write).map_err(|error| advise(error, name))
+}
+
+fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     const OPERATION: &str = "open segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;

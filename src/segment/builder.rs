@@ -29,6 +29,7 @@ use crate::ladder::{Lifetime, PagePolicy};
 use crate::numa::Placement;
 use crate::region::{self, Backing, CreateRequest, Created, Object, Populate, Taking};
 use crate::segment::Segment;
+use crate::segment::advice::advise;
 use crate::segment::attach::{self, Attached, Found, Held, Parts, Report, rung_page, unix_nanos};
 use crate::segment::control::{ClaimsText, Control, Intent};
 use crate::segment::directory::{self, Directory, ObjectSpec};
@@ -169,7 +170,7 @@ impl SegmentBuilder {
         self
     }
 
-    /// The hugetlbfs mount (or a folder in one) to use.
+    /// The hugetlbfs mount to use; the mount itself, not a folder in it.
     pub fn mount(mut self, path: impl Into<PathBuf>) -> Self {
         self.mount = Some(path.into());
         self
@@ -252,6 +253,10 @@ impl SegmentBuilder {
     /// [`ErrorKind::InvalidSize`] for what their names say; those of opening for a name that is
     /// there. Whatever was taken on the way is given back.
     pub fn build(self) -> Result<Segment> {
+        self.build_checked().map_err(|error| advise(error, &self.name))
+    }
+
+    fn build_checked(&self) -> Result<Segment> {
         let length = self.check()?;
         if self.goal == Goal::Unnamed {
             return self.build_unnamed(length);
@@ -268,6 +273,7 @@ impl SegmentBuilder {
             let _lock = folder.lock_name(domain.name(), &self.name, owner, NAME_LOCK_PATIENCE)?;
             let old = match attach::find(&folder, &domain, &self.name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) if !has_the_name(error.kind()) => return Err(error),
                 // Whatever has the name has it, even if it makes no sense.
                 found => match self.goal {
                     Goal::OpenOrCreate => continue,
@@ -277,7 +283,7 @@ impl SegmentBuilder {
             };
             return self.build_named(&domain, &folder, length, old);
         }
-        Err(Error::new(ErrorKind::TimedOut, OPERATION, self.name)
+        Err(Error::new(ErrorKind::TimedOut, OPERATION, &*self.name)
             .detail("the name comes and goes over and over"))
     }
 
@@ -308,12 +314,15 @@ impl SegmentBuilder {
         if let Some(error) = &self.refused {
             return Err(error.clone());
         }
-        let bad =
-            |kind, detail: String| Err(Error::new(kind, OPERATION, &*self.name).detail(detail));
+        let bad = |kind, detail: String, remedy: &str| {
+            Err(Error::new(kind, OPERATION, &*self.name).detail(detail).remedy(remedy))
+        };
+        let follows = "leave the size out, and it follows from objects and spare bytes";
         if self.mode & !0o777 != 0 || self.mode & 0o600 != 0o600 {
             return bad(
                 ErrorKind::InvalidArgument,
                 format!("mode {:o} is not a set of permission bits with owner rw", self.mode),
+                "such as 0o600, 0o640, 0o644, 0o660 or 0o666",
             );
         }
         for (what, value, max) in [
@@ -324,6 +333,7 @@ impl SegmentBuilder {
                 return bad(
                     ErrorKind::InvalidArgument,
                     format!("{what} is {value}, it can be 1 to {max}"),
+                    "choose a number in that range",
                 );
             }
         }
@@ -335,16 +345,18 @@ impl SegmentBuilder {
                     self.objects.len(),
                     self.max_objects
                 ),
+                "raise max_objects",
             );
         }
         let tables = Tables::new(self.max_attachments, self.max_objects);
         let needed = directory::end_of(tables.objects_offset, self.objects.iter().map(|o| &o.1))
             .and_then(|end| end.checked_add(self.spare));
         match (self.size, needed) {
-            (Some(0), _) => bad(ErrorKind::InvalidSize, "the size is 0".into()),
+            (Some(0), _) => bad(ErrorKind::InvalidSize, "the size is 0".into(), follows),
             (_, None) => bad(
                 ErrorKind::InvalidSize,
                 "the declared objects are larger than any address space".into(),
+                "declare fewer or smaller objects, or fewer spare bytes",
             ),
             (Some(size), Some(needed)) if size < needed => bad(
                 ErrorKind::InvalidSize,
@@ -353,11 +365,13 @@ impl SegmentBuilder {
                     format_bytes(size),
                     format_bytes(needed)
                 ),
+                follows,
             ),
             (size, Some(needed)) => match size.unwrap_or(needed) {
                 size if size > SIZE_MAX => bad(
                     ErrorKind::InvalidSize,
                     format!("{size} bytes are beyond the address space; {SIZE_MAX} are the most"),
+                    "ask for less",
                 ),
                 size => Ok(size),
             },
@@ -369,9 +383,12 @@ impl SegmentBuilder {
         let segment = match attach::open(domain, &self.name, true) {
             Ok(attached) => Segment::from_attached(attached),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                // The name itself must be free; bytes that are gone are another matter.
-                return match attach::find(&domain.open_folder()?, domain, &self.name) {
+                // The name itself must be free; bytes that are gone are another matter, except
+                // where it is their nature to go with their last holder.
+                let folder = domain.open_folder()?;
+                return match attach::find(&folder, domain, &self.name) {
                     Err(now) if now.kind() == ErrorKind::NotFound => Ok(None),
+                    Ok(found) if life::free_dead_name(&folder, domain, &found)? => Ok(None),
                     _ => Err(error),
                 };
             }
@@ -430,7 +447,8 @@ impl SegmentBuilder {
         let failed = |errno| Error::system(OPERATION, &*self.name, errno);
         if self.backings != [BackingKind::Memfd] {
             return Err(Error::new(ErrorKind::InvalidArgument, OPERATION, &*self.name)
-                .detail("a segment without a name is a memfd"));
+                .detail("a segment without a name is a memfd")
+                .remedy("leave the kind of object out"));
         }
         let domain = self.domain.clone()?;
         let claims = LockFd::open(|| memfd::create("hugeshm.claims", None)).map_err(failed)?;
@@ -537,6 +555,11 @@ impl SegmentBuilder {
         raw.node_count = backing.nodes.len().min(NODES_MAX) as u32;
         raw
     }
+}
+
+/// Whether a control file that could not be read for this reason is there all the same.
+fn has_the_name(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Corrupt | ErrorKind::NotOurs | ErrorKind::PermissionDenied)
 }
 
 fn refusals_of(created: &Result<Created>) -> &[Refusal] {

@@ -13,6 +13,7 @@
 
 use crate::error::{BackingKind, Error, ErrorKind, Result};
 use crate::region;
+use crate::segment::advice::advise;
 use crate::segment::attach::{self, Data, Found};
 use crate::segment::control::{Control, Intent};
 use crate::segment::domain::Domain;
@@ -76,6 +77,10 @@ fn may_remove(owner: u32) -> bool {
 ///
 /// Returns whether something was removed.
 pub(crate) fn remove_identity(domain: &Domain, name: &str, only: Option<Identity>) -> Result<bool> {
+    remove_named(domain, name, only).map_err(|error| advise(error, name))
+}
+
+fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<bool> {
     const OPERATION: &str = "remove segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
@@ -114,8 +119,11 @@ pub(crate) fn remove_identity(domain: &Domain, name: &str, only: Option<Identity
 
 /// Tells those who are attached that the name no longer leads to them; as far as it can be reached.
 pub(crate) fn mark(folder: &Folder, found: &Found, value: u64) {
-    let Ok(data) = attach::open_data(folder, found, true) else { return };
     let control = &found.control;
+    if speaks_of_another(folder, control) {
+        return;
+    }
+    let Ok(data) = attach::open_data(folder, found, true) else { return };
     let mapping = match &data {
         Data::Sysv(id, _) => region::map_sysv(*id, control.length, true),
         Data::File(fd, _) => {
@@ -138,13 +146,36 @@ pub(crate) fn mark(folder: &Folder, found: &Found, value: u64) {
 /// Removes data and claims of a segment whose control file is gone or about to go.
 pub(crate) fn destroy(folder: &Folder, found: &Found) -> Result<()> {
     let control = &found.control;
+    if speaks_of_another(folder, control) {
+        return Ok(());
+    }
     match attach::open_data(folder, found, false) {
         Ok(Data::Sysv(id, _)) => remove_sysv(id, &control.name)?,
         Ok(Data::File(..)) => unlink_data(folder, control, found.uid)?,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {}
         Err(error) => return Err(error),
     }
-    folder.unlink(&names::claims_file(control.identity))
+    unlink_claims(folder, found)
+}
+
+/// Removes the claims file of a segment, unless it is another user's: identities can be read by
+/// everybody, so a forged control file may name any of them.
+fn unlink_claims(folder: &Folder, found: &Found) -> Result<()> {
+    let file = names::claims_file(found.control.identity);
+    let owner = match folder.open_file(&file, false) {
+        Ok(fd) => folder.facts(fd, &file)?.uid,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    if owner == found.uid { folder.unlink(&file) } else { Ok(()) }
+}
+
+/// Whether the claims file says that the identity in a control file belongs to another name.
+fn speaks_of_another(folder: &Folder, control: &Control) -> bool {
+    attach::read_claims(folder, control.identity)
+        .is_some_and(|text| text.domain != control.domain || text.name != control.name)
 }
 
 fn remove_sysv(id: i32, name: &str) -> Result<()> {
@@ -315,6 +346,28 @@ fn collect_named(
     }))
 }
 
+/// Frees the name of a memfd segment that died with its last holder; says whether it did.
+pub(crate) fn free_dead_name(folder: &Folder, domain: &Domain, found: &Found) -> Result<bool> {
+    let control = &found.control;
+    if control.backing != BackingKind::Memfd || !may_remove(found.uid) {
+        return Ok(false);
+    }
+    let _lock = folder.lock_name(domain.name(), &control.name, found.uid, NAME_LOCK_PATIENCE)?;
+    let now = match attach::find(folder, domain, &control.name) {
+        Ok(now) => now,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    // Every holder has the life byte as well.
+    let held = now.control.identity != control.identity || prove_unheld(folder, &now)?.is_none();
+    if held {
+        return Ok(false);
+    }
+    folder.unlink(&names::control_file(domain.name(), &control.name))?;
+    destroy(folder, &now)?;
+    Ok(true)
+}
+
 /// Removes what creators left that died before their segment had a name; returns how many.
 pub(crate) fn collect_half_built(folder: &Folder, report: &mut CollectReport) -> Result<()> {
     for identity in folder.entries()?.iter().filter_map(|e| names::parse_claims_file(e)) {
@@ -345,7 +398,14 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
         let domain = Domain::in_folder(&*text.domain, folder.path())?;
         match attach::find(folder, &domain, &text.name) {
             Ok(found) if found.control.identity == identity => return Ok(None),
-            _ => {}
+            Ok(_) => {}
+            // Nothing, or nothing that leads anywhere.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::NotOurs
+                ) => {}
+            Err(error) => return Err(error),
         }
     }
     // What its owner announced is looked for in each place; all of it must be free.

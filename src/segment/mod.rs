@@ -15,12 +15,14 @@
 //! | `attach` | open: from a name to a checked mapping that is held |
 //! | `directory` | objects: declared, added, found |
 //! | `endpoint` | claims on an object's sides, and who lives |
+//! | `advice` | what to do about errors from rooms that know no names |
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
 //! | `report` | list and inspect |
 //!
 //! [`ObjectSpec`]: directory::ObjectSpec
 
+pub(crate) mod advice;
 pub(crate) mod attach;
 pub(crate) mod builder;
 pub(crate) mod control;

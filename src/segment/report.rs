@@ -6,6 +6,7 @@
 //! claims file can be opened, else it is unknown.
 
 use crate::error::{BackingKind, ErrorKind, Result, Rung};
+use crate::segment::advice::advise;
 use crate::segment::attach::{self, Attached, Found, Parts, Report};
 use crate::segment::domain::Domain;
 use crate::segment::endpoint::{EndpointInfo, Place, Role};
@@ -197,6 +198,10 @@ impl Domain {
     /// As [`Segment::open_read_only`]; a segment of another layout version is reported as far as
     /// the frozen part of its header goes.
     pub fn inspect(&self, name: &str) -> Result<SegmentInfo> {
+        self.look_at(name).map_err(|error| advise(error, name))
+    }
+
+    fn look_at(&self, name: &str) -> Result<SegmentInfo> {
         names::check_name("inspect segment", name)?;
         let folder = self.open_folder()?;
         for _ in 0..100 {
