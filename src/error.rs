@@ -59,6 +59,14 @@ pub enum ErrorKind {
     TableFull,
     /// The segment is mapped read-only.
     ReadOnly,
+    /// There is no message, or no room for one, right now.
+    WouldBlock,
+    /// The process at the other end left in good order.
+    Closed,
+    /// The process at the other end died.
+    PeerDied,
+    /// The segment's name was removed or taken over by another segment.
+    Superseded,
     /// The handle was made before a `fork` and used in the child.
     Forked,
     /// The deadline passed.

@@ -1,5 +1,4 @@
-//! Named shared-memory segments on huge pages, with lock-free rings inside.
-
+#![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
 mod error;
@@ -17,6 +16,8 @@ mod sys;
 mod view;
 mod wait;
 
+#[doc(no_inline)]
+pub use bytemuck;
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};

@@ -7,6 +7,9 @@
 
 mod commands;
 mod output;
+mod place;
+mod table;
+mod words;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,11 +1,13 @@
 //! Printing: text or JSON to standard output, complaints to standard error.
 //!
 //! Whoever reads the output may go away at any time (`hugeshm status | head -1`);
-//! that is neither an error nor a panic.
+//! that is neither an error nor a panic. Paths and labels were chosen by others:
+//! what could steer a terminal is printed as an escape.
 
 use clap::Args;
 use core::fmt;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 
 /// The number of the JSON reports' shape; it changes when a field goes or changes its meaning.
@@ -18,6 +20,8 @@ pub(crate) enum Failure {
     Library(hugeshm::Error),
     /// Standard output does not take the report.
     Output(io::Error),
+    /// The report says what could not be done; this is the summary.
+    Undone(String),
 }
 
 impl fmt::Display for Failure {
@@ -25,6 +29,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Library(error) => error.fmt(f),
             Self::Output(error) => write!(f, "write to standard output: {error}"),
+            Self::Undone(what) => f.write_str(what),
         }
     }
 }
@@ -51,6 +56,10 @@ struct Envelope<'a, R> {
 }
 
 impl Format {
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints `report`, which is a struct or a map, in the format that was asked for.
     pub(crate) fn print<R: Serialize + fmt::Display>(self, report: &R) -> Result<(), Failure> {
         let text = if self.json {
@@ -66,6 +75,7 @@ impl Format {
 
 /// Prints one text and a line end.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let text = harmless(text);
     let mut standard_output = io::stdout().lock();
     match writeln!(standard_output, "{text}").and_then(|()| standard_output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Output(error)),
@@ -75,5 +85,29 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Says on standard error what went wrong; if that is closed there is nobody left to tell.
 pub(crate) fn complain(failure: &Failure) {
-    let _ = writeln!(io::stderr(), "hugeshm: {failure}");
+    let _ = writeln!(io::stderr(), "hugeshm: {}", harmless(&failure.to_string()));
+}
+
+/// The text with every control character but the line end escaped.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n';
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if steers(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_chose_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\nb"), "a\nb");
+        assert_eq!(harmless("/tmp/\u{1b}[2J\r\u{9b}1m"), "/tmp/\\u{1b}[2J\\r\\u{9b}1m");
+    }
 }

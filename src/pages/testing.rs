@@ -1,6 +1,5 @@
 //! Huge pages for tests, added to what others hold and given back.
 
-use super::inventory::pool_folder;
 use super::{pool, resize_pool};
 use crate::size::PageSize;
 use nix::fcntl::{Flock, FlockArg};
@@ -8,13 +7,13 @@ use std::fs::File;
 
 /// Pages that a test added to a pool; taken out of it again when dropped.
 ///
-/// The kernel only knows "set the pool to N", so adding is reading and writing. Both happen under
-/// a lock on the kernel's own file, which orders every test process on the machine that does the
-/// same.
+/// The kernel only knows "set the pool to N", so adding is reading and writing; and tests compare
+/// the pool's counters. So a pool belongs to one test at a time, on the whole machine.
 pub(crate) struct AddedPages {
     size: PageSize,
     node: Option<u32>,
     pages: u64,
+    _alone: Flock<File>,
 }
 
 impl AddedPages {
@@ -24,8 +23,9 @@ impl AddedPages {
             eprintln!("SKIP: only root may resize pools");
             return None;
         }
+        let alone = lock(size);
         change(size, node, |now| now + pages);
-        Some(Self { size, node, pages })
+        Some(Self { size, node, pages, _alone: alone })
     }
 }
 
@@ -35,11 +35,22 @@ impl Drop for AddedPages {
     }
 }
 
+/// Waits until no other test uses the pool of `size`; all test programs lock this file.
+pub(crate) fn lock(size: PageSize) -> Flock<File> {
+    let path = std::env::temp_dir().join(format!("hugeshm-test-pages-{size}.lock"));
+    let mut file = File::options().create(true).append(true).open(&path).expect("a lock file");
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => return lock,
+            Err((back, nix::errno::Errno::EINTR)) => file = back,
+            Err((_, errno)) => panic!("lock {}: {errno}", path.display()),
+        }
+    }
+}
+
 /// Runs `work` while no other test changes the pool of `size`.
 pub(crate) fn alone<T>(size: PageSize, work: impl FnOnce() -> T) -> T {
-    let path = pool_folder(size, None).join("nr_hugepages");
-    let file = File::open(&path).expect("the machine has pages of this size");
-    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    let _lock = lock(size);
     work()
 }
 
@@ -56,7 +67,5 @@ pub(crate) fn kept(size: PageSize, node: Option<u32>) -> u64 {
 }
 
 fn change(size: PageSize, node: Option<u32>, next: impl FnOnce(u64) -> u64) {
-    alone(size, || {
-        resize_pool(size, node, next(kept(size, node))).expect("the pool can be resized");
-    });
+    resize_pool(size, node, next(kept(size, node))).expect("the pool can be resized");
 }

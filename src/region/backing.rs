@@ -142,7 +142,7 @@ impl Backing {
     }
 
     /// Rungs better than the one got, with the codes of their refusals, best first.
-    pub(crate) fn missed(&self) -> Vec<(Rung, Vec<RefusalCode>)> {
+    pub fn missed(&self) -> Vec<(Rung, Vec<RefusalCode>)> {
         let mut missed: Vec<(Rung, Vec<RefusalCode>)> = Vec::new();
         for refusal in self.refusals.iter().filter(|refusal| refusal.rung > self.rung) {
             match missed.iter_mut().find(|(rung, _)| *rung == refusal.rung) {

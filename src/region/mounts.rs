@@ -80,11 +80,38 @@ impl Mounts {
             .max_by(|a, b| room(a).cmp(&room(b)).then_with(|| b.path.cmp(&a.path)))
             .copied();
         best.ok_or_else(|| match fitting.first() {
-            None => refuse(step, RefusalCode::NoMount, "choose mount")
-                .numbers(format!("no hugetlbfs mount with pages of {}", step.page)),
+            None => no_mount(step),
             Some(mount) => refuse(step, RefusalCode::MountNotWritable, "choose mount")
                 .numbers(mount.to_string()),
         })
+    }
+}
+
+/// No mount in sight; where the pool is short as well, that is said in the same breath.
+fn no_mount(step: &Step) -> Refusal {
+    let text = format!("no hugetlbfs mount with pages of {}", step.page);
+    let refusal = refuse(step, RefusalCode::NoMount, "choose mount");
+    let needed = step.page.pages_for(step.length);
+    match pages::pool(step.page) {
+        Ok(Some(pool)) if pool.available() < needed => {
+            let both = format!(
+                "{}; then {}",
+                pages::remedy_for(
+                    RefusalCode::PoolTooSmall,
+                    step.rung,
+                    needed,
+                    pages::container().as_ref()
+                ),
+                refusal.remedy
+            );
+            let available = pool.available();
+            refusal
+                .numbers(format!(
+                    "{text}, and needs {needed} pages of which {available} are available"
+                ))
+                .remedy(both)
+        }
+        _ => refusal.numbers(text),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::pages;
 use crate::size::PageSize;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -33,10 +33,15 @@ pub(crate) struct Reserved {
 /// `None`, after saying SKIP and why, where the machine can not give them. That is a failure where
 /// the environment variable `HUGESHM_REQUIRE_HUGEPAGES` is `1`.
 pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
-    let alone = lock(size);
+    let alone = pages::testing::lock(size);
     let before = total(size);
     let wanted = before.map_or(0, |before| before + pages);
     let mut reserved = Reserved { size, added: 0, _alone: alone };
+    // Gigantic pages that are there already are used: more may not be found at run time.
+    let free = pages::pool(size).ok().flatten().map_or(0, |pool| pool.available());
+    if size > PageSize::SIZE_2M && free >= pages {
+        return Some(reserved);
+    }
     if before.is_some() && write(size, wanted) {
         reserved.added = total(size).unwrap_or(0).saturating_sub(before.unwrap_or(0));
     }
@@ -50,19 +55,6 @@ pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
     assert!(!required, "huge pages are promised here: {reason}");
     skip(&reason);
     None
-}
-
-fn lock(size: PageSize) -> Flock<File> {
-    let path = std::env::temp_dir().join(format!("hugeshm-test-pages-{size}.lock"));
-    let file = File::options().create(true).append(true).open(&path).expect("a lock file");
-    let mut file = file;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(lock) => return lock,
-            Err((back, nix::errno::Errno::EINTR)) => file = back,
-            Err((_, errno)) => panic!("lock {}: {errno}", path.display()),
-        }
-    }
 }
 
 fn total(size: PageSize) -> Option<u64> {

@@ -461,7 +461,10 @@ fn under_auto_the_report_says_why_better_pages_were_not_taken() {
     let created = ask.create().unwrap();
     let codes: Vec<_> = created.backing.refusals.iter().map(|r| (r.rung, r.code)).collect();
     let rung = Rung::Huge(SIZE_2M);
-    assert!(codes.contains(&(rung, RefusalCode::PoolTooSmall)), "{:#}", created.backing);
+    // Who may neither use a mount nor make System V segments is refused before the pool is asked.
+    let asks_the_pool = nix::unistd::geteuid().is_root();
+    let too_small = codes.contains(&(rung, RefusalCode::PoolTooSmall));
+    assert!(too_small || !asks_the_pool, "{:#}", created.backing);
     assert!(codes.contains(&(rung, RefusalCode::Lifetime)), "{:#}", created.backing);
     assert_eq!(created.backing.rung, Rung::Thp);
     created.discard();
@@ -652,9 +655,21 @@ fn the_remedy_on_top_is_the_one_that_helps_and_every_refusal_has_its_own() {
     assert!(error.to_string().contains("2M"), "the sizes of the machine: {error}");
 }
 
+/// Takes every other hugetlbfs out of this process's sight: the machine may have any.
+fn see_only_the_mount(own: &std::path::Path) {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    for other in crate::pages::mounts().unwrap().iter().filter(|mount| mount.path != own) {
+        umount2(&other.path, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
 #[test]
 fn a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed() {
-    if part_of_child().is_some() {
+    if let Some(own) = part_of_child() {
+        see_only_the_mount(std::path::Path::new(&own));
         let nobody = 65534;
         nix::unistd::setgroups(&[]).unwrap();
         nix::unistd::setgid(nix::unistd::Gid::from_raw(nobody)).unwrap();
@@ -674,9 +689,9 @@ fn a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed() {
         return;
     }
     let Some(pages) = reserve_pages(SIZE_2M, 1) else { return };
-    let Some(_mount) = OwnMount::new(SIZE_2M, "mode=0755") else { return };
+    let Some(mount) = OwnMount::new(SIZE_2M, "mode=0755") else { return };
     let before = pages.counters();
     let name = "a_user_without_rights_is_told_which_and_gets_pages_where_none_are_needed";
-    run_in_child(&format!("region::tests::{name}"), "nobody");
+    run_in_child(&format!("region::tests::{name}"), &mount.path().display().to_string());
     pages.assert_as(before, "the end");
 }

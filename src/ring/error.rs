@@ -195,9 +195,11 @@ impl core::error::Error for RecvError {}
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         let kind = match error {
-            SendError::Full => ErrorKind::NoSpace,
+            SendError::Full => ErrorKind::WouldBlock,
             SendError::TooLarge { .. } | SendError::WrongSize { .. } => ErrorKind::InvalidSize,
-            SendError::Closed | SendError::PeerDied | SendError::Superseded => ErrorKind::NotFound,
+            SendError::Closed => ErrorKind::Closed,
+            SendError::PeerDied => ErrorKind::PeerDied,
+            SendError::Superseded => ErrorKind::Superseded,
             SendError::TimedOut => ErrorKind::TimedOut,
             SendError::Cancelled => ErrorKind::Cancelled,
             SendError::Forked => ErrorKind::Forked,
@@ -210,9 +212,10 @@ impl From<SendError> for Error {
 impl From<RecvError> for Error {
     fn from(error: RecvError) -> Self {
         let kind = match error {
-            RecvError::Empty | RecvError::Closed | RecvError::PeerDied | RecvError::Superseded => {
-                ErrorKind::NotFound
-            }
+            RecvError::Empty => ErrorKind::WouldBlock,
+            RecvError::Closed => ErrorKind::Closed,
+            RecvError::PeerDied => ErrorKind::PeerDied,
+            RecvError::Superseded => ErrorKind::Superseded,
             RecvError::TimedOut => ErrorKind::TimedOut,
             RecvError::Cancelled => ErrorKind::Cancelled,
             RecvError::Forked => ErrorKind::Forked,

@@ -455,7 +455,7 @@ fn stream(count: u64, capacity: u64, modes: (WaitMode, WaitMode), batch: usize) 
 fn streams_between_threads_arrive_whole_and_in_order() {
     use WaitMode::{Adaptive, Block, Spin, Yield};
     stream(300_000, 1024, (Adaptive, Adaptive), 1);
-    stream(300_000, 64, (Spin, Spin), 16);
+    stream(50_000, 64, (Spin, Spin), 16);
     stream(20_000, 3, (Block, Block), 2);
     stream(20_000, 1, (Yield, Adaptive), 1);
     stream(20_000, 16, (Block, Spin), 5);

@@ -353,7 +353,10 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
             Errno::EINVAL | Errno::EIDRM => gone(format!("SysV id {}", control.sysv_id)),
             _ => Error::system(OPERATION, &*control.name, errno),
         })?;
-        if facts.key != control.sysv_key || facts.uid != found.uid || facts.removed {
+        if facts.removed {
+            return Err(gone(format!("SysV id {} was removed", control.sysv_id)));
+        }
+        if facts.key != control.sysv_key || facts.uid != found.uid {
             return Err(foreign(format!(
                 "SysV id {} has key {:#x} and owner {}, expected key {:#x} and owner {}",
                 control.sysv_id, facts.key, facts.uid, control.sysv_key, found.uid
@@ -490,7 +493,8 @@ fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     let folder = domain.open_folder()?;
     for _ in 0..TURNS {
         let found = find(&folder, domain, name)?;
-        if let Some(held) = hold(&folder, &found, write)? {
+        if let Some(held) = hold(&folder, &found, if write { Access::Write } else { Access::Read })?
+        {
             let parts = Parts {
                 domain: domain.clone(),
                 name: name.to_owned(),
@@ -509,8 +513,20 @@ fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
         .detail("the name is being replaced or removed over and over"))
 }
 
+/// What a segment is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To take part: claims can be made.
+    Write,
+    /// To read for a while: it counts as in use.
+    Read,
+    /// To report once: it counts for nothing.
+    Look,
+}
+
 /// A2 to A5 without the header: the mapping and its locks, or `None` if the segment is going.
-pub(crate) fn hold(folder: &Folder, found: &Found, write: bool) -> Result<Option<Held>> {
+pub(crate) fn hold(folder: &Folder, found: &Found, access: Access) -> Result<Option<Held>> {
+    let write = access == Access::Write;
     const OPERATION: &str = "open segment";
     let control = &found.control;
     let failed = |errno| Error::system(OPERATION, &*control.name, errno);
@@ -550,7 +566,10 @@ pub(crate) fn hold(folder: &Folder, found: &Found, write: bool) -> Result<Option
             (None, mapping)
         }
         Data::File(fd, facts) => {
-            if !locks::try_lock(fd.as_fd(), Mode::Shared, 0, 1).map_err(failed)? {
+            // A look keeps nobody from collecting: what it has mapped stays intact without a name.
+            if access != Access::Look
+                && !locks::try_lock(fd.as_fd(), Mode::Shared, 0, 1).map_err(failed)?
+            {
                 return Ok(None); // somebody is collecting it
             }
             // A4: memfds have no name; the others must still have theirs.

@@ -22,6 +22,7 @@
 //! | B2 to B6 | a claims file without a name; a SysV segment under its recorded key | `collect`, and any creator that finds the pool too small |
 //! | B6 to B7 | the same and a data file named by the identity | the same |
 //! | after B7 | a segment like any other | `collect` once nobody holds it |
+//! | replacing, in B7 | all of it, and the control file under a passing name | the same |
 //! | replacing, after B7 | the old data and claims, without a name | `collect` |
 
 use crate::error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result};
@@ -426,12 +427,8 @@ impl SegmentBuilder {
         let data = hold_data(&object, &self.name)?;
         site.object = Some(object);
         let control = site.control(&backing, data.as_ref())?;
-        let attached = self.furnish(
-            domain,
-            site.identity,
-            Held::new(mapping, data, site.claims.take()),
-            backing,
-        )?;
+        let held = Held::new(mapping, data, site.claims.take());
+        let attached = self.furnish(domain, folder.place()?, site.identity, held, backing)?;
         site.publish(&control, old.is_some())?;
         if let Some(Some(old)) = old {
             life::mark(folder, &old, SUPERSEDED);
@@ -457,7 +454,7 @@ impl SegmentBuilder {
             self.create_pages(domain.folder(), length, &mut |_| Ok(()))?;
         let data = hold_data(&object, &self.name)?;
         let held = Held::new(mapping, data, Some(claims));
-        let attached = self.furnish(&domain, Identity::random()?, held, backing)?;
+        let attached = self.furnish(&domain, (0, 0), Identity::random()?, held, backing)?;
         Ok(Segment::from_attached(attached))
     }
 
@@ -488,13 +485,15 @@ impl SegmentBuilder {
     fn furnish(
         &self,
         domain: &Domain,
+        folder: (u64, u64),
         identity: Identity,
         held: Held,
         backing: Backing,
     ) -> Result<Attached> {
         let held = Arc::new(held);
         let view = View::new(Arc::clone(&held) as Arc<dyn Memory>);
-        let raw = self.header(domain, identity, &backing);
+        let mut raw = self.header(domain, identity, &backing);
+        (raw.folder_device, raw.folder_inode) = folder;
         view.write(8, &bytemuck::bytes_of(&raw)[8..]);
         let corrupt = |what: &'static str| {
             Error::new(ErrorKind::Corrupt, OPERATION, &*self.name).detail(what)
@@ -699,7 +698,7 @@ impl<'a> Site<'a> {
         let fd: OwnedFd = self.folder.create_unnamed(mode, &control.to_text())?;
         let file = names::control_file(&control.domain, &control.name);
         if over {
-            self.folder.link_over(&fd, &file, &format!("hugeshm.{}.new", self.identity))?;
+            self.folder.link_over(&fd, &file, &names::passing_file(self.identity, None))?;
         } else {
             self.folder.link(&fd, &file).map_err(|error| match error.kind() {
                 ErrorKind::AlreadyExists => {

@@ -74,6 +74,13 @@ impl Folder {
         &self.path
     }
 
+    /// What tells this folder from any other: device and inode.
+    pub(crate) fn place(&self) -> Result<(u64, u64)> {
+        let stat = nix::sys::stat::fstat(&self.fd)
+            .map_err(|errno| Error::system("stat", self.object(""), errno))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
     fn object(&self, file: &str) -> String {
         self.path.join(file).display().to_string()
     }

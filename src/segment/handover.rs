@@ -216,7 +216,7 @@ pub(crate) fn become_holder(folder: &Folder, segment: &Attached) {
         }
         let fd = folder.create_unnamed(found.mode, &control.to_text())?;
         let file = names::control_file(segment.domain.name(), &segment.name);
-        let way = format!("hugeshm.{}.new.{}", segment.identity, own.pid);
+        let way = names::passing_file(segment.identity, Some(own.pid));
         folder.link_over(&fd, &file, &way)
     };
     let _ = add();

@@ -95,7 +95,10 @@ pub(crate) struct HeaderRaw {
     pub superseded: u64,
     pub backing: u32,
     pub rung: u32,
-    pub frozen_reserved: [u8; 112],
+    /// The control folder that its name stands in: only there may it be collected.
+    pub folder_device: u64,
+    pub folder_inode: u64,
+    pub frozen_reserved: [u8; 96],
     // --- version 1 ---
     pub attachments_offset: u64,
     pub attachments_capacity: u32,
@@ -235,7 +238,9 @@ const _: () = {
     assert!(offset_of!(HeaderRaw, superseded) == 128);
     assert!(offset_of!(HeaderRaw, backing) == 136);
     assert!(offset_of!(HeaderRaw, rung) == 140);
-    assert!(offset_of!(HeaderRaw, frozen_reserved) == 144);
+    assert!(offset_of!(HeaderRaw, folder_device) == 144);
+    assert!(offset_of!(HeaderRaw, folder_inode) == 152);
+    assert!(offset_of!(HeaderRaw, frozen_reserved) == 160);
     assert!(offset_of!(HeaderRaw, attachments_offset) == FROZEN_BYTES);
     assert!(offset_of!(HeaderRaw, areas) == 320);
     assert!(offset_of!(HeaderRaw, domain) == 576);
@@ -478,7 +483,8 @@ impl Entry {
         {
             return Err("its payload lies outside the segment");
         }
-        if raw.schema_length != 0 && !lies_inside(raw.schema_offset, raw.schema_length) {
+        let no_schema = (raw.schema_offset, raw.schema_length) == (0, 0);
+        if !no_schema && !lies_inside(raw.schema_offset, raw.schema_length) {
             return Err("its schema lies outside the segment");
         }
         if raw.producers > SLOTS_MAX || raw.consumers > SLOTS_MAX {
@@ -589,7 +595,8 @@ mod tests {
                 rows!(HeaderRaw: magic layout_major layout_minor header_bytes
                 incompatible read_only_compatible compatible identity boot_id page_size_asked
                 page_size length created_nanos creator_pid creator_uid creator_start
-                creator_pid_namespace superseded backing rung frozen_reserved attachments_offset
+                creator_pid_namespace superseded backing rung folder_device folder_inode
+                    frozen_reserved attachments_offset
                 attachments_capacity attachment_bytes directory_offset directory_capacity
                 entry_bytes objects_offset area_count node_count huge_bytes reserved areas domain
                 name nodes tail),
@@ -622,7 +629,7 @@ mod tests {
                 checked += 1;
             }
         }
-        assert_eq!(checked, 83);
+        assert_eq!(checked, 85);
         for (byte, text) in [
             (attachment_lock(0), "4096 + n"),
             (endpoint_lock(0, 0, 0), "2^32 + object * 65536 + role * 16384 + slot"),

@@ -33,7 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One thing that [`collect`] removed, or had to leave.
+/// One thing that [`Domain::collect`] removed, or had to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -48,7 +48,7 @@ pub struct Collected {
     pub bytes: u64,
 }
 
-/// What a [`collect`] did.
+/// What [`Domain::collect`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -262,6 +262,7 @@ pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
             Err(error) => report.failed.push(error.to_string()),
         }
     }
+    collect_passing(&folder, &entries, &mut report);
     collect_half_built(&folder, &mut report)?;
     collect_strays(&folder, &named, &mut report)?;
     Ok(report)
@@ -344,6 +345,36 @@ fn collect_named(
         what: "segment",
         bytes,
     }))
+}
+
+/// Removes control files that were on their way over another one when their writer was killed.
+fn collect_passing(folder: &Folder, entries: &[String], report: &mut CollectReport) {
+    for file in entries.iter().filter(|file| names::is_passing_file(file)) {
+        match collect_passing_file(folder, file) {
+            Ok(()) => {}
+            // Its writer is at work.
+            Err(error) if error.kind() == ErrorKind::TimedOut => {}
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+}
+
+fn collect_passing_file(folder: &Folder, file: &str) -> Result<()> {
+    let fd = match folder.open_file(file, false) {
+        Ok(fd) => fd,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let owner = folder.facts(&fd, file)?.uid;
+    if !may_remove(owner) {
+        return Ok(());
+    }
+    // It was linked whole, and only under the lock of the name that stands in it.
+    let Ok(control) = Control::parse(&folder.read(fd, file)?) else { return Ok(()) };
+    let _lock = folder.lock_name(&control.domain, &control.name, owner, COLLECT_PATIENCE)?;
+    folder.unlink(file)
 }
 
 /// Frees the name of a memfd segment that died with its last holder; says whether it did.
@@ -474,6 +505,17 @@ fn lock_data_file(dir: &Path, identity: Identity, owner: u32) -> Result<LockedFi
     Ok(LockedFile::Free(fd, facts.size))
 }
 
+/// Whether the header of a data file names this control folder; the words looked at are frozen.
+fn belongs_to(data: &LockFd, identity: Identity, folder: &Folder) -> Result<bool> {
+    let mut raw: HeaderRaw = bytemuck::Zeroable::zeroed();
+    let count = nix::sys::uio::pread(data.as_fd(), bytemuck::bytes_of_mut(&mut raw), 0)
+        .map_err(|errno| Error::system("read data file", identity.to_string(), errno))?;
+    Ok(count == size_of::<HeaderRaw>()
+        && raw.magic == MAGIC
+        && raw.identity == identity.0
+        && (raw.folder_device, raw.folder_inode) == folder.place()?)
+}
+
 /// Data files that neither a name nor a claims file speaks for: somebody deleted both by hand.
 fn collect_strays(
     folder: &Folder,
@@ -492,7 +534,7 @@ fn collect_strays(
             if named.contains(&identity) || spoken_for {
                 continue;
             }
-            match collect_stray(&dir, identity) {
+            match collect_stray(folder, &dir, identity) {
                 Ok(Some(bytes)) => report.removed.push(Collected {
                     name: String::new(),
                     identity,
@@ -507,10 +549,16 @@ fn collect_strays(
     Ok(())
 }
 
-fn collect_stray(dir: &Path, identity: Identity) -> Result<Option<u64>> {
-    // Root takes only its own strays: without claims nothing says whose control folder to ask.
+/// One data file that nothing in this folder speaks for.
+///
+/// A hugetlbfs mount serves many control folders; the header says which of them has the names of
+/// this file, and another one's segment is none of ours however unused it looks.
+fn collect_stray(folder: &Folder, dir: &Path, identity: Identity) -> Result<Option<u64>> {
     match lock_data_file(dir, identity, euid()) {
-        Ok(LockedFile::Free(_lock, bytes)) => {
+        Ok(LockedFile::Free(lock, bytes)) => {
+            if !belongs_to(&lock, identity, folder)? {
+                return Ok(None);
+            }
             Ok(unlink_in(dir, identity, euid(), None)?.then_some(bytes))
         }
         Ok(_) => Ok(None),

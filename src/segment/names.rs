@@ -6,6 +6,7 @@
 //! | claims of a segment | `hugeshm.IDENTITY.claims` |
 //! | data of a tmpfs segment | `hugeshm.IDENTITY` (on hugetlbfs: the same, in the mount) |
 //! | write lock of a user | `hugeshm.lock.UID` |
+//! | control file on its way over another one | `hugeshm.IDENTITY.new` or `hugeshm.IDENTITY.new.PID` |
 //!
 //! `@` cannot stand in a domain or name, so a control file's name reads back
 //! in one way only. Names of data files are formed from the identity alone and
@@ -106,6 +107,23 @@ pub(crate) fn parse_data_file(file: &str) -> Option<Identity> {
     Identity::parse(file.strip_prefix("hugeshm.")?)
 }
 
+/// The passing name of a control file that takes the place of another one.
+pub(crate) fn passing_file(identity: Identity, pid: Option<u32>) -> String {
+    match pid {
+        None => format!("hugeshm.{identity}.new"),
+        Some(pid) => format!("hugeshm.{identity}.new.{pid}"),
+    }
+}
+
+pub(crate) fn is_passing_file(file: &str) -> bool {
+    let Some((identity, rest)) = file.strip_prefix("hugeshm.").and_then(|f| f.split_once('.'))
+    else {
+        return false;
+    };
+    let pid = |rest: &str| rest.strip_prefix("new.").is_some_and(|pid| pid.parse::<u32>().is_ok());
+    Identity::parse(identity).is_some() && (rest == "new" || pid(rest))
+}
+
 pub(crate) fn lock_file(uid: u32) -> String {
     format!("hugeshm.lock.{uid}")
 }
@@ -146,6 +164,11 @@ mod tests {
         assert_eq!(parse_claims_file(&claims_file(id)), Some(id));
         assert_eq!(parse_data_file(&data_file(id)), Some(id));
         assert_eq!(parse_data_file(&claims_file(id)), None);
+        assert!(is_passing_file(&passing_file(id, None)));
+        assert!(is_passing_file(&passing_file(id, Some(7))));
+        for other in [claims_file(id), data_file(id), lock_file(0), data_file(id) + ".new.x"] {
+            assert!(!is_passing_file(&other), "{other}");
+        }
         for foreign in ["hugeshm@", "hugeshm@a", "hugeshm@a@b@c", "hugeshm@.a@b", "x@a@b", ""] {
             assert_eq!(parse_control_file(foreign), None, "{foreign}");
         }

@@ -7,7 +7,7 @@
 
 use crate::error::{BackingKind, ErrorKind, Result, Rung};
 use crate::segment::advice::advise;
-use crate::segment::attach::{self, Attached, Found, Parts, Report};
+use crate::segment::attach::{self, Access, Attached, Found, Parts, Report};
 use crate::segment::domain::Domain;
 use crate::segment::endpoint::{EndpointInfo, Place, Role};
 use crate::segment::folder::Folder;
@@ -121,21 +121,11 @@ pub struct ObjectInfo {
     pub type_size: u64,
     /// Bytes of memory for its payload.
     pub payload_bytes: u64,
+    /// Messages published and not yet delivered, by the statistics of a single producer and
+    /// consumer; none for objects that have more of them.
+    pub lag: Option<u64>,
     /// Its endpoints, producers first.
     pub endpoints: Vec<EndpointInfo>,
-}
-
-impl ObjectInfo {
-    /// Messages published and not yet delivered, by the statistics of a single producer and
-    /// consumer.
-    pub fn lag(&self) -> Option<u64> {
-        let count = |role| {
-            let mut of_role = self.endpoints.iter().filter(|e| e.role == role);
-            let only = of_role.next()?;
-            of_role.next().is_none().then_some(only.stats.messages)
-        };
-        Some(count(Role::Producer)?.saturating_sub(count(Role::Consumer)?))
-    }
 }
 
 /// What [`Domain::inspect`] finds in a segment.
@@ -206,7 +196,8 @@ impl Domain {
         let folder = self.open_folder()?;
         for _ in 0..100 {
             let found = attach::find(&folder, self, name)?;
-            let Some(held) = attach::hold(&folder, &found, false)? else { continue };
+            let entry = entry(&folder, &found);
+            let Some(held) = attach::hold(&folder, &found, Access::Look)? else { continue };
             let parts = Parts {
                 domain: self.clone(),
                 name: name.to_owned(),
@@ -216,7 +207,7 @@ impl Domain {
             let held = Arc::new(held);
             let frozen = attach::frozen(&held);
             let mut info = SegmentInfo {
-                entry: entry(&folder, &found),
+                entry,
                 layout: (frozen.layout_major, frozen.layout_minor),
                 rung: None,
                 created_nanos: frozen.created_nanos,
@@ -364,7 +355,7 @@ fn objects(
 fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry) -> ObjectInfo {
     let raw = &entry.raw;
     let slots = |role, count| (0..count).map(move |slot| (role, slot));
-    let endpoints = slots(Role::Producer, raw.producers)
+    let endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
         .chain(slots(Role::Consumer, raw.consumers))
         .filter_map(|(role, slot)| Place::new(&attached.view, index, &entry, role, slot))
         .map(|place| place.info(claims))
@@ -383,7 +374,19 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
         ),
         type_size: raw.type_size,
         payload_bytes: raw.payload_length,
+        lag: lag(&endpoints),
         endpoints,
         name: entry.name,
+    }
+}
+
+fn lag(endpoints: &[EndpointInfo]) -> Option<u64> {
+    match endpoints {
+        [producer, consumer]
+            if (producer.role, consumer.role) == (Role::Producer, Role::Consumer) =>
+        {
+            Some(producer.stats.messages.saturating_sub(consumer.stats.messages))
+        }
+        _ => None,
     }
 }

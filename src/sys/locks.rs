@@ -49,6 +49,14 @@ pub(crate) fn try_lock(
     }
 }
 
+/// Ends every lock of this open file description.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) {
+    let mut lock = flock(Mode::Shared, 0, 0); // length 0: to the end of any file
+    lock.l_type = libc::F_UNLCK as libc::c_short;
+    // It cannot fail on a valid descriptor, and the close that follows ends the locks anyway.
+    let _ = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock));
+}
+
 /// Whether anybody else holds a lock that an exclusive claim on this byte would meet.
 ///
 /// Works on a descriptor opened in any mode. Locks of this very description do not count.

@@ -116,6 +116,8 @@ pub(crate) fn generation() -> u64 {
 pub(crate) struct LockFd {
     fd: RawFd,
     generation: u64,
+    /// The process that opened it: a child by raw `clone` has the same generation.
+    pid: u32,
 }
 
 impl LockFd {
@@ -130,7 +132,7 @@ impl LockFd {
                 slot.compare_exchange(FREE, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             });
             if free.is_some() {
-                return Ok(Self { fd, generation: generation() });
+                return Ok(Self { fd, generation: generation(), pid: std::process::id() });
             }
             block = block.next_or_new();
         }
@@ -190,6 +192,12 @@ impl Drop for LockFd {
                 break;
             }
             block = this.next();
+        }
+        // A child that is between `clone` and `exec` (of `Command::spawn`, say, which runs no fork
+        // handlers) holds a copy of the descriptor: closing ours would not end the lock.
+        if self.pid == std::process::id() {
+            // SAFETY: `fd` is open until the close below; no other handle uses it.
+            crate::sys::locks::unlock(unsafe { BorrowedFd::borrow_raw(self.fd) });
         }
         // SAFETY: this handle owns `fd`, it was unregistered above, and nothing uses it again.
         unsafe { libc::close(self.fd) };
@@ -258,8 +266,9 @@ mod tests {
         };
         let claim = LockFd::open(open).unwrap();
         assert!(locks::try_lock(claim.as_fd(), locks::Mode::Exclusive, 7, 1).unwrap());
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let (started, starting) = nix::unistd::pipe().unwrap();
+        // Closed at exec: a program that another test starts meanwhile would keep the writing end.
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let ((reader, writer), (started, starting)) = (pipe(), pipe());
         // SAFETY: the child calls only async-signal-safe functions: close, write, read, _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {

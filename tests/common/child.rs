@@ -139,6 +139,11 @@ impl Child {
 
     /// Ends it by SIGKILL and waits until it is gone.
     pub fn kill(mut self) {
+        self.kill_only();
+    }
+
+    /// The same, with its pipes kept: a child of its own may still speak.
+    pub fn kill_only(&mut self) {
         self.process.kill().expect("a child of ours");
         self.process.wait().expect("a child of ours");
     }

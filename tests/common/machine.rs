@@ -1,6 +1,6 @@
 //! The machine's huge pages, borrowed: pools, private mounts, cgroups, counters.
 
-use super::{child, lacks_pages, skip};
+use super::{child, lacks_pages, promised, skip};
 use hugeshm::PageSize;
 use hugeshm::pages::{self, MountOptions};
 use nix::fcntl::{Flock, FlockArg};
@@ -82,8 +82,12 @@ pub struct Pages {
 ///
 /// Adds them to what is in the pool. A user who may not do that takes what is there.
 pub fn pages(size: PageSize, count: u64) -> Option<Pages> {
+    let lacks = |reason: String| {
+        assert!(!promised(size), "pages of {size} are promised here: {reason}");
+        skip(&reason);
+    };
     let Some(pool) = pages::pool(size).ok().flatten() else {
-        lacks_pages(&format!("this machine has no pages of {size}"));
+        lacks(format!("this machine has no pages of {size}"));
         return None;
     };
     let before = pool.persistent();
@@ -95,7 +99,7 @@ pub fn pages(size: PageSize, count: u64) -> Option<Pages> {
             if now > before {
                 give_back(size, now - before);
             }
-            lacks_pages(&format!("{count} pages of {size} cannot be had: {error}"));
+            lacks(format!("{count} pages of {size} cannot be had: {error}"));
             None
         }
     }
@@ -131,7 +135,7 @@ pub struct PrivateMount {
 impl PrivateMount {
     /// A hugetlbfs with pages of `size`, at most `quota` bytes of them; `None`, said aloud.
     pub fn hugetlbfs(size: PageSize, quota: Option<u64>) -> Option<Self> {
-        let options = MountOptions::new().mode(0o1777);
+        let options = MountOptions::new().mode(0o755);
         Self::hugetlbfs_with(size, quota.map_or(options, |bytes| options.quota(bytes)))
     }
 

@@ -23,6 +23,13 @@ pub fn pages_are_promised() -> bool {
     std::env::var_os("HUGESHM_REQUIRE_HUGEPAGES").is_some_and(|value| value == "1")
 }
 
+/// Whether that promise holds for pages of `size`: for the default size, and for gigantic pages
+/// only where `HUGESHM_REQUIRE_GIGANTIC_PAGES` is `1`, too. Memory in one piece may be short.
+pub fn promised(size: PageSize) -> bool {
+    let gigantic = std::env::var_os("HUGESHM_REQUIRE_GIGANTIC_PAGES").is_some_and(|v| v == "1");
+    pages_are_promised() && (hugeshm::pages::default_huge() == Some(size) || gigantic)
+}
+
 /// Says that a test, or a part of it, cannot run here.
 ///
 /// It goes to standard error and, where `HUGESHM_SKIP_LOG` names a file, into that file.
@@ -83,6 +90,11 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // A failed test must not take the pages from those that follow.
+            for id in machine::own_sysv_ids().difference(&self.sysv) {
+                let mut ipcrm = std::process::Command::new("ipcrm");
+                let _ = ipcrm.args(["-m", &id.to_string()]).status();
+            }
             return;
         }
         assert_eq!(descriptors(), self.descriptors, "descriptors were left open");

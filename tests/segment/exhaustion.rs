@@ -211,7 +211,8 @@ fn a_full_tmpfs_is_an_error_and_keeps_no_page() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     let won = results.iter().filter(|result| result.is_ok()).count();
-    assert!((1..=2).contains(&won), "{won} of 3 MiB in 8 MiB");
+    // Each may have had what another one lacked, so it may be that none got all it needed.
+    assert!(won <= 2, "{won} of 3 MiB in 8 MiB");
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         assert!(matches!(error.kind(), ErrorKind::OutOfPages | ErrorKind::NoSpace), "{error}");
     }

@@ -1,7 +1,12 @@
 //! The commands, one file each.
 
+mod collect;
+mod demo;
 mod doctor;
+mod inspect;
+mod list;
 mod mount;
+mod remove;
 mod reserve;
 mod status;
 mod umount;
@@ -18,6 +23,15 @@ pub(crate) enum Command {
     Reserve(reserve::Arguments),
     Mount(mount::Arguments),
     Umount(umount::Arguments),
+    List(list::Arguments),
+    Inspect(inspect::Arguments),
+    Remove(remove::Arguments),
+    Collect(collect::Arguments),
+    Demo(demo::Arguments),
+    #[command(hide = true)]
+    DemoWriter(demo::WriterArguments),
+    #[command(hide = true)]
+    DemoReader(demo::ReaderArguments),
 }
 
 impl Command {
@@ -29,6 +43,13 @@ impl Command {
             Self::Reserve(arguments) => arguments.run(),
             Self::Mount(arguments) => arguments.run(),
             Self::Umount(arguments) => arguments.run(),
+            Self::List(arguments) => arguments.run(),
+            Self::Inspect(arguments) => arguments.run(),
+            Self::Remove(arguments) => arguments.run(),
+            Self::Collect(arguments) => arguments.run(),
+            Self::Demo(arguments) => arguments.run(),
+            Self::DemoWriter(arguments) => Ok(arguments.run()),
+            Self::DemoReader(arguments) => Ok(arguments.run()),
         }
     }
 }

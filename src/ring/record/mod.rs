@@ -67,9 +67,11 @@
 
 mod consumer;
 mod producer;
+mod reservation;
 
 pub use consumer::{Record, RecordConsumer};
-pub use producer::{Batch, RecordProducer, Reservation};
+pub use producer::RecordProducer;
+pub use reservation::{Batch, Reservation};
 
 #[cfg(test)]
 mod tests;

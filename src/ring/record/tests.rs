@@ -442,7 +442,7 @@ fn stream(count: u64, at: RecordGeometry, modes: (WaitMode, WaitMode), batch: u6
 fn streams_between_threads_arrive_whole_and_in_order() {
     use WaitMode::{Adaptive, Block, Spin, Yield};
     stream(50_000, small(4096), (Adaptive, Adaptive), 1);
-    stream(50_000, geometry(1024, 64, 8), (Spin, Spin), 4);
+    stream(5_000, geometry(1024, 64, 8), (Spin, Spin), 4);
     stream(10_000, small(64), (Block, Block), 2);
     stream(10_000, small(48), (Yield, Block), 1);
 }

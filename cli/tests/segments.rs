@@ -1,0 +1,224 @@
+//! The commands that look at segments and remove them, run as users run them.
+
+use hugeshm::{BackingKind, Domain, PagePolicy, Rung, Segment};
+use serde_json::Value;
+use std::fs;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A control folder of its own, gone with everything in it at the end.
+struct Folder {
+    dir: TempDir,
+    domain: Domain,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let dir = TempDir::with_prefix_in("hugeshm-cli-", "/dev/shm").expect("a tmpfs");
+        let domain = Domain::in_folder("tests", dir.path()).expect("a valid name");
+        Self { dir, domain }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hugeshm"))
+            .args(arguments)
+            .env("HUGESHM_DIR", self.dir.path())
+            .env("HUGESHM_DOMAIN", "tests")
+            .output()
+            .expect("it starts")
+    }
+
+    /// Runs a command that must succeed, and reads its JSON.
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", complaint(&output));
+        json(&output)
+    }
+
+    /// A small segment on base pages, so that no pool is needed.
+    fn create(&self, name: &str) -> Segment {
+        self.domain
+            .create(name)
+            .pages(PagePolicy::exactly(Rung::Base))
+            .backing(BackingKind::Tmpfs)
+            .max_attachments(4)
+            .max_objects(4)
+            .size(16 << 10)
+            .build()
+            .expect("base pages are there")
+    }
+}
+
+fn json(output: &Output) -> Value {
+    let report: Value = serde_json::from_slice(&output.stdout).expect("standard output is JSON");
+    assert_eq!(report["schema"], 1);
+    report
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("reports are UTF-8")
+}
+
+fn complaint(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("complaints are UTF-8")
+}
+
+#[test]
+fn list_shows_usage_pages_owner_and_who_is_attached() {
+    let folder = Folder::new();
+    assert!(text(&folder.run(&["list"])).starts_with("no segments in domain tests"));
+    let held = folder.create("held");
+    drop(folder.create("alone"));
+    let report = folder.json(&["list", "--json"]);
+    let segments = report["segments"].as_array().expect("a list");
+    let names: Vec<_> = segments.iter().map(|s| s["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["alone", "held"]);
+    assert_eq!(
+        (&segments[0]["usage"], &segments[1]["usage"]),
+        (&"unused".into(), &"in_use".into())
+    );
+    let me = std::process::id();
+    let attached = &segments[1]["attachments"][0];
+    assert_eq!((&attached["pid"], &attached["state"]), (&me.into(), &"alive".into()));
+    assert_eq!(segments[0]["attachments"][0]["state"], "closed");
+    assert_eq!(segments[1]["length"], held.len());
+    assert_eq!(segments[1]["uid"], nix::unistd::geteuid().as_raw());
+    let table = text(&folder.run(&["list"]));
+    let row = table.lines().find(|line| line.starts_with("held ")).expect("a row");
+    for cell in ["in use", "4 x 4K", "16 KiB", "tmpfs", &me.to_string()] {
+        assert!(row.contains(cell), "{cell} in {row}");
+    }
+    let row = table.lines().find(|line| line.starts_with("alone ")).expect("a row");
+    assert!(row.contains("unused") && row.ends_with('-'), "{row}");
+}
+
+#[test]
+fn a_domain_option_looks_elsewhere() {
+    let folder = Folder::new();
+    let _held = folder.create("here");
+    let report = folder.json(&["list", "--domain", "other", "--json"]);
+    assert_eq!((&report["domain"], &report["segments"]), (&"other".into(), &Value::Array(vec![])));
+    assert_eq!(folder.run(&["inspect", "here", "--domain", "other"]).status.code(), Some(1));
+    assert_eq!(folder.run(&["list", "--domain", "a/b"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_damaged_control_file_is_a_line_of_its_own_and_hides_no_other() {
+    let folder = Folder::new();
+    let _held = folder.create("good");
+    let file = folder.dir.path().join("hugeshm@tests@bad");
+    fs::write(&file, "what \u{1b}[2J is this").expect("a tmpfs");
+    let output = folder.run(&["list"]);
+    assert!(output.status.success(), "{}", complaint(&output));
+    let table = text(&output);
+    assert!(table.lines().any(|line| line.starts_with("bad ") && line.contains("broken")));
+    assert!(table.lines().any(|line| line.starts_with("good ") && line.contains("in use")));
+    assert!(table.contains("\nproblem with bad: "), "{table}");
+    assert!(!table.contains('\u{1b}'), "{table:?}");
+    let report = folder.json(&["list", "--rates", "--json"]);
+    assert_eq!(report["segments"][0]["usage"], "broken");
+    assert_ne!(report["segments"][0]["problems"][0], Value::Null);
+    assert_eq!(folder.run(&["inspect", "bad"]).status.code(), Some(1));
+    assert_eq!(folder.run(&["remove", "bad"]).status.code(), Some(0));
+    assert!(!file.exists());
+}
+
+#[test]
+fn inspect_tells_what_the_segment_is() {
+    let folder = Folder::new();
+    let held = folder.create("md");
+    let report = folder.json(&["inspect", "md", "--json"]);
+    assert_eq!(report["entry"]["identity"], held.identity().to_string());
+    assert_eq!(report["entry"]["backing"], "tmpfs");
+    assert_eq!(report["rung"], "base");
+    assert_eq!(report["creator_pid"], std::process::id());
+    assert_eq!(report["problems"], Value::Array(vec![]));
+    let shown = text(&folder.run(&["inspect", "md"]));
+    for part in ["md in domain tests", &held.identity().to_string(), "in use", "4 x 4K", "alive"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let output = folder.run(&["inspect", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint(&output).contains("hugeshm list"), "{}", complaint(&output));
+}
+
+#[test]
+fn remove_takes_each_name_and_fails_for_those_that_are_not_there() {
+    let folder = Folder::new();
+    let held = folder.create("a");
+    drop(folder.create("b"));
+    let output = folder.run(&["remove", "a", "nobody", "b", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = json(&output);
+    assert_eq!(report["removed"], serde_json::json!(["a", "b"]));
+    assert_eq!(report["failed"][0]["name"], "nobody");
+    assert!(complaint(&output).contains("nobody"), "{}", complaint(&output));
+    assert!(held.is_superseded(), "whoever is attached is told");
+    let report = folder.json(&["list", "--json"]);
+    assert_eq!(report["segments"], Value::Array(vec![]));
+    assert_eq!(folder.run(&["remove"]).status.code(), Some(2));
+}
+
+/// The entry of `removed` that has this name.
+fn removed<'a>(report: &'a Value, name: &str) -> Option<&'a Value> {
+    report["removed"].as_array().expect("a list").iter().find(|one| one["name"] == name)
+}
+
+#[test]
+fn collect_removes_what_nobody_holds_and_counts_the_bytes() {
+    let folder = Folder::new();
+    let held = folder.create("held");
+    let bytes = held.len();
+    drop(folder.create("left"));
+    let report = folder.json(&["collect", "--json"]);
+    assert_eq!(removed(&report, "left").map(|one| &one["bytes"]), Some(&bytes.into()));
+    assert_eq!(removed(&report, "held"), None);
+    assert!(report["bytes"].as_u64() >= Some(bytes) && report["kept"].as_u64() >= Some(1));
+    assert_eq!(report["failed"], Value::Array(vec![]));
+    let shown = text(&folder.run(&["collect"]));
+    assert!(shown.ends_with(" kept, 0 failed\n") && !shown.contains("held"), "{shown}");
+    drop(held);
+    let shown = text(&folder.run(&["collect"]));
+    let row = shown.lines().find(|line| line.starts_with("held ")).expect("a row");
+    assert!(row.contains("segment") && row.contains("16 KiB"), "{row}");
+    assert!(shown.contains(" removed ("), "{shown}");
+}
+
+#[test]
+fn collect_that_could_not_remove_something_exits_with_one() {
+    let folder = Folder::new();
+    fs::write(folder.dir.path().join("hugeshm@tests@bad"), "damaged").expect("a tmpfs");
+    let output = folder.run(&["collect", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_ne!(json(&output)["failed"][0], Value::Null);
+    assert!(complaint(&output).contains("1 could not be removed"), "{}", complaint(&output));
+}
+
+#[test]
+fn a_control_folder_that_is_no_tmpfs_is_an_error() {
+    for command in [&["list"][..], &["inspect", "a"], &["remove", "a"], &["collect"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_hugeshm"))
+            .args(command)
+            .env("HUGESHM_DIR", "/proc")
+            .output()
+            .expect("it starts");
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        assert!(complaint(&output).contains("/proc"), "{}", complaint(&output));
+    }
+}
+
+#[test]
+fn five_thousand_names_are_listed() {
+    const COUNT: usize = 5_000;
+    let folder = Folder::new();
+    for number in 0..COUNT {
+        drop(folder.create(&format!("segment-{number:04}")));
+    }
+    let table = text(&folder.run(&["list"]));
+    assert_eq!(table.lines().count(), COUNT + 1);
+    let report = folder.json(&["list", "--json"]);
+    assert_eq!(report["segments"].as_array().map(Vec::len), Some(COUNT));
+    let report = folder.json(&["collect", "--json"]);
+    let removed = report["removed"].as_array().expect("a list");
+    assert_eq!(removed.iter().filter(|one| one["what"] == "segment").count(), COUNT);
+}

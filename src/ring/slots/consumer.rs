@@ -1,0 +1,307 @@
+//! The receiving end of a slot ring, by bytes.
+//!
+//! The steps C1 to C4 are told in the parent module.
+
+use crate::ring::endpoint::{Parts, Side, endpoint_calls};
+use crate::ring::error::{AttachError, Corruption, RecvError};
+use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
+use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
+use crate::view::View;
+use crate::wait::{Port, Wait, deadline_after};
+use core::fmt;
+use core::sync::atomic::Ordering::{Acquire, Release};
+use core::time::Duration;
+use std::time::Instant;
+
+/// The receiving end of a typed ring, by bytes.
+pub struct RawConsumer {
+    geometry: SlotGeometry,
+    position: u64,
+    offset: usize,
+    corruption: Option<Corruption>,
+    payload: View,
+    control: View,
+    pub(in crate::ring) port: Port,
+}
+
+impl RawConsumer {
+    /// Attaches at the released position.
+    pub(crate) fn attach(parts: Parts, geometry: SlotGeometry) -> Result<Self, AttachError> {
+        parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
+        let position = parts.control.load64(RELEASED, Acquire);
+        let position = check_released_at_attach(position, 1)?;
+        let (control, payload, port) = parts.into_port(Side::Consumer);
+        let offset = geometry.offset_of(position);
+        Ok(Self { geometry, position, offset, corruption: None, payload, control, port })
+    }
+
+    /// Receives a message into `bytes`, of exactly [`RawConsumer::size`] bytes, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
+    /// kernel is asked about the producer; an empty ring whose producer has left or died is
+    /// then answered with `Closed` or `PeerDied`.
+    #[inline]
+    pub fn try_recv(&mut self, bytes: &mut [u8]) -> Result<(), RecvError> {
+        self.check_size(bytes)?;
+        self.try_take(Self::into_bytes(bytes))
+    }
+
+    /// Receives a message, waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` and `PeerDied` when everything was received and the producer has left or died,
+    /// see [`RawConsumer::outlive_peer`]; a ring that never had a producer is waited for.
+    #[inline]
+    pub fn recv(&mut self, bytes: &mut [u8]) -> Result<(), RecvError> {
+        self.check_size(bytes)?;
+        self.take_until(Self::into_bytes(bytes), || None)
+    }
+
+    /// Receives a message, waiting for it until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawConsumer::recv`], and `TimedOut`.
+    #[inline]
+    pub fn recv_deadline(&mut self, bytes: &mut [u8], deadline: Instant) -> Result<(), RecvError> {
+        self.check_size(bytes)?;
+        self.take_until(Self::into_bytes(bytes), || Some(deadline))
+    }
+
+    /// Receives a message, waiting for it for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawConsumer::recv`], and `TimedOut`.
+    #[inline]
+    pub fn recv_timeout(&mut self, bytes: &mut [u8], timeout: Duration) -> Result<(), RecvError> {
+        self.check_size(bytes)?;
+        self.take_until(Self::into_bytes(bytes), || deadline_after(timeout))
+    }
+
+    #[inline]
+    fn check_size(&self, bytes: &[u8]) -> Result<(), RecvError> {
+        let (len, size) = (bytes.len(), self.geometry.size());
+        if len == size { Ok(()) } else { Err(RecvError::WrongSize { len, size }) }
+    }
+
+    /// A reader of one slot that fills `bytes`.
+    #[inline]
+    fn into_bytes(bytes: &mut [u8]) -> impl FnMut(&View, usize, usize) -> Option<()> {
+        |payload, offset, _| {
+            payload.read(offset, bytes);
+            Some(())
+        }
+    }
+
+    #[inline]
+    pub(in crate::ring) fn try_take<R>(
+        &mut self,
+        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+    ) -> Result<R, RecvError> {
+        match self.take(&mut read) {
+            Err(RecvError::Empty) => {}
+            done => return done,
+        }
+        match self.still_empty() {
+            RecvError::Empty => Err(RecvError::Empty),
+            // Once more, now that the peer's end is known.
+            end => match self.take(&mut read) {
+                Err(RecvError::Empty) => Err(end),
+                done => done,
+            },
+        }
+    }
+
+    pub(in crate::ring) fn still_empty(&mut self) -> RecvError {
+        self.port.stats.empty();
+        self.port.tried_in_vain().map_or(RecvError::Empty, RecvError::from)
+    }
+
+    #[inline]
+    pub(in crate::ring) fn take_until<R>(
+        &mut self,
+        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<R, RecvError> {
+        match self.take(&mut read) {
+            Err(RecvError::Empty) => {}
+            done => return done,
+        }
+        self.wait_for_message(deadline())?;
+        self.take(&mut read)
+    }
+
+    #[cold]
+    fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        self.port.stats.empty();
+        let mut wait = Wait::until(deadline);
+        let result = loop {
+            if let Err(end) = self.port.wait(&mut wait) {
+                break Err(end.into());
+            }
+            match self.poll() {
+                Err(RecvError::Empty) => {}
+                done => break done,
+            }
+        };
+        self.port.settle(&wait);
+        result
+    }
+
+    /// C1 to C4.
+    #[inline]
+    fn take<R>(
+        &mut self,
+        read: &mut impl FnMut(&View, usize, usize) -> Option<R>,
+    ) -> Result<R, RecvError> {
+        self.poll()?;
+        let value = read(&self.payload, self.offset + WORD_LEN, self.geometry.size());
+        let position = self.position;
+        self.position += 1;
+        self.offset = self.geometry.next(self.offset);
+        self.release(1);
+        value.ok_or(RecvError::InvalidValue { position })
+    }
+
+    /// C1: whether there is a message at `position`.
+    #[inline]
+    fn poll(&mut self) -> Result<(), RecvError> {
+        if !self.port.usable() {
+            return Err(self.refusal());
+        }
+        let stamp = self.payload.load64(self.offset, Acquire); // edge `commit`
+        if stamp == stamp_of(self.position) { Ok(()) } else { self.not_fresh(stamp) }
+    }
+
+    #[inline]
+    fn not_fresh(&mut self, stamp: u64) -> Result<(), RecvError> {
+        match check_old_stamp(stamp, self.position, self.geometry.capacity()) {
+            Ok(()) => Err(RecvError::Empty),
+            Err(corruption) => Err(self.corrupt(corruption)),
+        }
+    }
+
+    /// C3 and C4, for the last `count` messages before `position`.
+    #[inline]
+    fn release(&mut self, count: u64) {
+        self.control.store64(RELEASED, self.position, Release); // edge `release`
+        self.port.announce();
+        self.port.stats.passed(count, count * self.geometry.size() as u64);
+    }
+
+    #[cold]
+    fn corrupt(&mut self, corruption: Corruption) -> RecvError {
+        self.corruption = Some(corruption);
+        self.port.condemn();
+        RecvError::Corrupt(corruption)
+    }
+
+    #[cold]
+    fn refusal(&self) -> RecvError {
+        self.corruption.map_or(RecvError::Forked, RecvError::Corrupt)
+    }
+
+    /// Receives up to `max` messages with one release at the end. `take` gets each value; a
+    /// message that is no value ends the batch before it, or is the answer if it is the first.
+    #[inline]
+    pub(in crate::ring) fn take_batch<R>(
+        &mut self,
+        max: usize,
+        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+        mut take: impl FnMut(usize, R),
+    ) -> Result<usize, RecvError> {
+        let mut count = 0;
+        while count < max {
+            match self.poll() {
+                Ok(()) => {}
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
+            }
+            match read(&self.payload, self.offset + WORD_LEN, self.geometry.size()) {
+                Some(value) => take(count, value),
+                None if count > 0 => break,
+                None => {
+                    let position = self.position;
+                    self.position += 1;
+                    self.offset = self.geometry.next(self.offset);
+                    self.release(1);
+                    return Err(RecvError::InvalidValue { position });
+                }
+            }
+            self.position += 1;
+            self.offset = self.geometry.next(self.offset);
+            count += 1;
+        }
+        if count > 0 {
+            self.release(count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Copies the next message without receiving it; it is seen again until it is received.
+    #[inline]
+    pub(in crate::ring) fn look<R>(
+        &mut self,
+        read: impl FnOnce(&View, usize, usize) -> Option<R>,
+    ) -> Result<R, RecvError> {
+        self.poll()?;
+        read(&self.payload, self.offset + WORD_LEN, self.geometry.size())
+            .ok_or(RecvError::InvalidValue { position: self.position })
+    }
+
+    /// Receives the next message without looking at it.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawConsumer::try_recv`].
+    pub fn skip(&mut self) -> Result<(), RecvError> {
+        self.try_take(|_, _, _| Some(()))
+    }
+
+    /// The bytes of one message.
+    pub fn size(&self) -> usize {
+        self.geometry.size()
+    }
+
+    /// The number of slots.
+    pub fn capacity(&self) -> u64 {
+        self.geometry.capacity()
+    }
+
+    /// The position of the next message: how many were ever received through this ring.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How many messages wait. Looks into about log2(capacity) slots.
+    pub fn lag(&self) -> u64 {
+        let fresh = |ahead: u64| {
+            let position = self.position + ahead;
+            let offset = self.geometry.offset_of(position);
+            self.payload.load64(offset, Acquire) == stamp_of(position)
+        };
+        let (mut low, mut high) = (0, self.geometry.capacity());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if fresh(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    endpoint_calls!(port);
+}
+
+impl fmt::Debug for RawConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (position, geometry) = (self.position, &self.geometry);
+        f.debug_struct("RawConsumer").field("position", &position).field("at", geometry).finish()
+    }
+}
