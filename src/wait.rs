@@ -99,7 +99,7 @@ pub enum WaitMode {
 ///
 /// Dropping the link gives the claim back, so endpoints drop it last.
 pub(crate) trait Link: Send {
-    /// Says that this end leaves in good order; a dropped link that did not say so died.
+    /// Leaves in good order and gives the claim back; a dropped link that did not say so died.
     fn close(&mut self) {}
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
@@ -224,6 +224,8 @@ pub(crate) struct Wait {
     phase: Phase,
     /// Whether the own sleep word may hold 1.
     announced: bool,
+    /// Somebody rang: if nothing was sent, the peer may have left.
+    rung: bool,
     end: Option<End>,
 }
 
@@ -239,7 +241,16 @@ impl Wait {
     #[inline]
     pub(crate) fn until(deadline: Option<Instant>) -> Self {
         let phase = Phase::Spinning;
-        Self { deadline, start: None, asked: None, turns: 0, phase, announced: false, end: None }
+        Self {
+            deadline,
+            start: None,
+            asked: None,
+            turns: 0,
+            phase,
+            announced: false,
+            rung: false,
+            end: None,
+        }
     }
 }
 
@@ -338,8 +349,10 @@ impl Port {
         }
         self.link.close();
         fence(SeqCst); // edge `doze`
-        if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
-            self.ring();
+        // Not counted: the statistics may be a successor's by now.
+        let word = self.control.word32(self.words.peer_sleep);
+        if word.load(Relaxed) != 0 && word.swap(0, Relaxed) != 0 {
+            _ = futex::wake(word, 1);
         }
     }
 
@@ -406,7 +419,7 @@ impl Port {
 
     /// S1 and S2.
     fn lie_down(&mut self, wait: &mut Wait) {
-        if self.known != PeerState::Alive {
+        if self.known != PeerState::Alive || core::mem::take(&mut wait.rung) {
             self.ask(wait);
             if wait.end.is_some() {
                 return;
@@ -443,6 +456,7 @@ impl Port {
             Ok(()) | Err(Errno::EAGAIN) => {
                 wait.phase = Phase::Spinning;
                 wait.start = None;
+                wait.rung = true;
             }
             Err(Errno::EINTR) => wait.phase = Phase::Announcing,
             Err(errno) => {
