@@ -228,7 +228,7 @@ fn clear_the_way(domain: &Domain, name: &str) -> Result<(), Failure> {
         PeerState::Never => Some(old.record_producer(STREAM)?),
         _ => None,
     };
-    let left = old.objects().iter().find_map(|object| object.lag()).unwrap_or(0);
+    let left = old.objects().iter().find_map(|object| object.lag).unwrap_or(0);
     remove(domain, &old);
     // Its reader takes what is left, or hears that nothing more comes, and gives the pages back.
     let deadline = Instant::now() + PATIENCE;
