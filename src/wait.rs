@@ -24,6 +24,9 @@
 //! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
 //! * R5 `FUTEX_WAKE`
 //!
+//! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
+//! and S looks for that in S3, too. So a close costs no slice, only a death does.
+//!
 //! Either R3 sees S1 or S3 sees R1 (edge `doze`). Between S1 and S4 the word may
 //! be exchanged, then S4 returns at once.
 //!
@@ -103,6 +106,11 @@ pub(crate) trait Link: Send {
     fn close(&mut self) {}
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
+    /// Whether the other end says that it has left in good order: one load. Only
+    /// [`peer_state`](Self::peer_state) knows.
+    fn peer_left(&self) -> bool {
+        false
+    }
     /// How often the other end has been claimed: one load.
     fn peer_epoch(&self) -> u64;
     /// Whether the segment was replaced by a new one: one load.
@@ -224,8 +232,6 @@ pub(crate) struct Wait {
     phase: Phase,
     /// Whether the own sleep word may hold 1.
     announced: bool,
-    /// Somebody rang: if nothing was sent, the peer may have left.
-    rung: bool,
     end: Option<End>,
 }
 
@@ -241,16 +247,7 @@ impl Wait {
     #[inline]
     pub(crate) fn until(deadline: Option<Instant>) -> Self {
         let phase = Phase::Spinning;
-        Self {
-            deadline,
-            start: None,
-            asked: None,
-            turns: 0,
-            phase,
-            announced: false,
-            rung: false,
-            end: None,
-        }
+        Self { deadline, start: None, asked: None, turns: 0, phase, announced: false, end: None }
     }
 }
 
@@ -419,7 +416,7 @@ impl Port {
 
     /// S1 and S2.
     fn lie_down(&mut self, wait: &mut Wait) {
-        if self.known != PeerState::Alive || core::mem::take(&mut wait.rung) {
+        if self.known != PeerState::Alive {
             self.ask(wait);
             if wait.end.is_some() {
                 return;
@@ -433,6 +430,9 @@ impl Port {
         let peer_unfenced = self.control.load64(self.words.peer_unfenced, Relaxed) != 0;
         let refused = peer_unfenced && membarrier::barrier().is_err();
         wait.phase = Phase::Announced { refused };
+        if self.link.peer_left() {
+            self.ask(wait);
+        }
         if self.cancelled.load(Relaxed) {
             wait.end = Some(End::Cancelled);
         }
@@ -456,7 +456,6 @@ impl Port {
             Ok(()) | Err(Errno::EAGAIN) => {
                 wait.phase = Phase::Spinning;
                 wait.start = None;
-                wait.rung = true;
             }
             Err(Errno::EINTR) => wait.phase = Phase::Announcing,
             Err(errno) => {
@@ -482,10 +481,12 @@ impl Port {
         wait.end.is_some()
     }
 
-    /// A spinning wait asks for the peer once per slice, not at its start.
+    /// A spinning wait asks for the peer once per slice, not at its start, and when it says that
+    /// it has left.
     fn ask_now_and_then(&self, wait: &mut Wait, now: Instant) {
         let asked = *wait.asked.get_or_insert(now);
-        if now.duration_since(asked) >= SLICE {
+        let left = !self.outlives_peer && self.link.peer_left();
+        if left || now.duration_since(asked) >= SLICE {
             wait.asked = Some(now);
             wait.end = self.verdict(self.link.peer_state());
         }

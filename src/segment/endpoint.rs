@@ -277,6 +277,10 @@ impl Link for Endpoint {
         }
     }
 
+    fn peer_left(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.state() == ENDPOINT_CLOSED)
+    }
+
     fn peer_epoch(&self) -> u64 {
         self.peer.as_ref().map_or(0, Place::epoch)
     }

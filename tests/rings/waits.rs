@@ -92,6 +92,29 @@ fn a_sleeper_is_woken_when_the_other_end_closes() {
 }
 
 #[test]
+fn a_close_that_came_before_the_wait_costs_no_sleep() {
+    let stage = Stage::new();
+    let segment = stage.segment(|builder| builder.ring::<u64>("ring", 2));
+    let mut consumer = segment.consumer::<u64>("ring").expect("free");
+    for mode in MODES {
+        consumer.wait_mode(mode);
+        let mut child = stage.child("ends::send", &[]);
+        child.says();
+        // It has seen its peer alive.
+        let timeout = Duration::from_millis(60);
+        assert_eq!(consumer.recv_timeout(timeout), Err(RecvError::TimedOut));
+        child.tell("5");
+        child.says();
+        child.tell("close");
+        child.end_well();
+        let before = consumer.stats().sleeps;
+        assert_eq!(consumer.recv(), Ok(5));
+        assert_eq!(in_time(|| consumer.recv()), Err(RecvError::Closed));
+        assert_eq!(consumer.stats().sleeps, before, "{mode:?}");
+    }
+}
+
+#[test]
 fn deadlines_end_waits_in_every_mode() {
     let stage = Stage::new();
     let segment = stage.segment(|builder| builder.ring::<u64>("ring", 1).records("records", 256));
