@@ -24,6 +24,9 @@
 //! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
 //! * R5 `FUTEX_WAKE`
 //!
+//! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
+//! and S looks for that in S3, too. So a close costs no slice, only a death does.
+//!
 //! Either R3 sees S1 or S3 sees R1 (edge `doze`). Between S1 and S4 the word may
 //! be exchanged, then S4 returns at once.
 //!
@@ -123,10 +126,15 @@ pub enum WaitMode {
 ///
 /// Dropping the link gives the claim back, so endpoints drop it last.
 pub(crate) trait Link: Send {
-    /// Says that this end leaves in good order; a dropped link that did not say so died.
+    /// Leaves in good order and gives the claim back; a dropped link that did not say so died.
     fn close(&mut self) {}
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
+    /// Whether the other end says that it has left in good order: one load. Only
+    /// [`peer_state`](Self::peer_state) knows.
+    fn peer_left(&self) -> bool {
+        false
+    }
     /// How often the other end has been claimed: one load.
     fn peer_epoch(&self) -> u64;
     /// Whether the segment was replaced by a new one: one load.
@@ -365,8 +373,10 @@ impl Port {
         }
         self.link.close();
         fence(SeqCst); // edge `doze`
-        if self.peer_sleep.word().load(Relaxed) != 0 {
-            self.ring();
+        // Not counted: the statistics may be a successor's by now.
+        let word = self.peer_sleep.word();
+        if word.load(Relaxed) != 0 && word.swap(0, Relaxed) != 0 {
+            _ = futex::wake(word, 1);
         }
     }
 
@@ -461,6 +471,9 @@ impl Port {
         let peer_unfenced = self.control.load64(self.words.peer_unfenced, Relaxed) != 0;
         let refused = peer_unfenced && membarrier::barrier().is_err();
         wait.phase = Phase::Announced { refused };
+        if self.link.peer_left() {
+            self.ask(wait);
+        }
         if self.cancelled.load(Relaxed) {
             wait.end = Some(End::Cancelled);
         }
@@ -509,10 +522,12 @@ impl Port {
         wait.end.is_some()
     }
 
-    /// A spinning wait asks for the peer once per slice, not at its start.
+    /// A spinning wait asks for the peer once per slice, not at its start, and when it says that
+    /// it has left.
     fn ask_now_and_then(&self, wait: &mut Wait, now: Instant) {
         let asked = *wait.asked.get_or_insert(now);
-        if now.duration_since(asked) >= SLICE {
+        let left = !self.outlives_peer && self.link.peer_left();
+        if left || now.duration_since(asked) >= SLICE {
             wait.asked = Some(now);
             wait.end = self.verdict(self.link.peer_state());
         }

@@ -342,7 +342,8 @@ impl Segment {
             return Ok(object);
         }
         Err(Error::new(ErrorKind::KindMismatch, "attach to object", name)
-            .detail(format!("it is of kind {}, {kind} was asked for", object.entry.kind)))
+            .detail(format!("it is of kind {}, {kind} was asked for", object.entry.kind))
+            .remedy(format!("`hugeshm inspect {}` shows what is there", self.name())))
     }
 
     fn typed<T>(&self, name: &str, identity: &TypeIdentity, role: Role) -> Result<ObjectHandle> {
