@@ -66,18 +66,6 @@ impl SlotGeometry {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-
-    /// The offset of the slot of `position`; divides, for slow paths only.
-    pub(crate) fn offset_of(&self, position: u64) -> usize {
-        (position % self.capacity) as usize * self.stride
-    }
-
-    /// The offset of the slot behind the one at `offset`.
-    #[inline]
-    pub(crate) fn next(&self, offset: usize) -> usize {
-        let next = offset + self.stride;
-        if next == self.bytes { 0 } else { next }
-    }
 }
 
 /// The stamp of the message at `position`.
@@ -329,12 +317,7 @@ mod tests {
             for capacity in 1..20 {
                 let geometry = SlotGeometry::new(size, capacity).unwrap();
                 assert!(geometry.stride() >= size + 8 && geometry.stride().is_multiple_of(8));
-                let mut offset = 0;
-                for position in 0..capacity * 3 {
-                    assert_eq!(offset, geometry.offset_of(position));
-                    assert!(offset + geometry.stride() <= geometry.bytes());
-                    offset = geometry.next(offset);
-                }
+                assert_eq!(geometry.bytes(), geometry.stride() * capacity as usize);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{Header, RecordGeometry, check_released_at_attach};
 use crate::view::View;
-use crate::wait::{Port, Wait, deadline_after};
+use crate::wait::{Port, STREAM, Wait, deadline_after};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -34,6 +34,8 @@ pub struct RecordConsumer {
     released: u64,
     held: u64,
     held_bytes: u64,
+    /// How many records had been read when a wait last found nothing.
+    caught_up_at: u64,
     trusted: bool,
     corruption: Option<Corruption>,
     payload: View,
@@ -56,7 +58,7 @@ impl RecordConsumer {
         parts.check(geometry.capacity(), align)?;
         let released = parts.control.load64(RELEASED, Acquire);
         let released = check_released_at_attach(released, WORD)?;
-        let (control, payload, port) = parts.into_port(Side::Consumer);
+        let (control, payload, port) = parts.into_port(Side::Consumer)?;
         Ok(Self {
             geometry,
             position: released,
@@ -64,6 +66,7 @@ impl RecordConsumer {
             released,
             held: 0,
             held_bytes: 0,
+            caught_up_at: 0,
             trusted: false,
             corruption: None,
             payload,
@@ -195,6 +198,16 @@ impl RecordConsumer {
     #[cold]
     fn wait_for_record(&mut self, deadline: Option<Instant>) -> Result<Found, RecvError> {
         self.port.stats.empty();
+        let read = self.port.stats.messages().wrapping_add(self.held);
+        let streamed = read.wrapping_sub(self.caught_up_at) >= STREAM;
+        self.caught_up_at = read;
+        if streamed {
+            self.port.look_away();
+            match self.find() {
+                Err(RecvError::Empty) => {}
+                found => return found,
+            }
+        }
         let mut wait = Wait::until(deadline);
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {

@@ -55,7 +55,7 @@ impl RecordProducer {
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released_at_attach(released, WORD)?;
         let position = committed_end(&parts.payload, &geometry, released)?;
-        let (control, payload, port) = parts.into_port(Side::Producer);
+        let (control, payload, port) = parts.into_port(Side::Producer)?;
         Ok(Self {
             geometry,
             position,
