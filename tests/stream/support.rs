@@ -109,7 +109,8 @@ impl Stage {
     #[track_caller]
     pub fn collect(&self) -> usize {
         let report = self.scratch.domain().collect().expect("it runs");
-        assert!(report.failed.is_empty() && report.kept == 0, "{report:?}");
+        // What it keeps may be another program's, on a mount that all share.
+        assert!(report.failed.is_empty(), "{report:?}");
         self.assert_clean();
         report.removed.len()
     }
