@@ -6,9 +6,12 @@
 //!
 //! Started first, it waits for the writer. Each record is released after it was
 //! written out, so that a reader that was killed and is started again on the
-//! same file goes on where the last one stopped. It ends with status 0 when the
-//! writer finished and everything was delivered, and then removes the segment;
-//! if the writer died half-way it keeps what had been committed and fails.
+//! same file goes on where the last one stopped.
+//!
+//! It ends with status 0 when the writer finished and everything was delivered.
+//! If the writer died half-way, it delivers what had been committed and fails.
+//! In both cases nothing of use is left, and it removes the segment. If it is
+//! the output that fails, the rest stays for the next reader.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -56,15 +59,19 @@ fn main() -> ExitCode {
 enum Ending {
     /// The writer said that this is all.
     Complete,
-    /// The segment was a leftover, and the name leads elsewhere now.
+    /// Nothing more will come, and this is why.
+    BrokenOff(Failure),
+    /// Nothing had come, and the name leads elsewhere now.
     TakenOver,
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wait = Duration::try_from_secs_f64(arguments.wait)
         .map_err(|error| format!("--wait {}: {error}", arguments.wait))?;
+    let mut output = Output::open(arguments.out.as_deref())?;
     let domain = Domain::from_env()?;
     let deadline = Instant::now().checked_add(wait);
+    let mut said = false;
     loop {
         let left = deadline.map_or(wait, |at| at.saturating_duration_since(Instant::now()));
         let segment = domain.wait_for(&arguments.name, left)?;
@@ -72,6 +79,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(consumer) => consumer,
             // A reader that was killed a moment ago holds its place until the kernel is done.
             Err(error) if error.kind() == ErrorKind::Busy && !left.is_zero() => {
+                if !said && wait - left > Duration::from_secs(1) {
+                    eprintln!("waiting: {error}");
+                    said = true;
+                }
                 std::thread::sleep(Duration::from_millis(10));
                 continue;
             }
@@ -81,12 +92,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             continue;
         }
         eprintln!("{:#}", segment.backing());
-        match deliver(&mut consumer, arguments.out.as_deref())? {
+        match deliver(&mut consumer, &mut output)? {
+            Ending::TakenOver => {}
             Ending::Complete => {
                 segment.unlink_on_drop(true);
                 return Ok(());
             }
-            Ending::TakenOver => {}
+            Ending::BrokenOff(why) => {
+                segment.unlink_on_drop(true);
+                return Err(why);
+            }
         }
     }
 }
@@ -170,38 +185,34 @@ impl Output {
 }
 
 /// Writes record after record, releasing each when it is written.
-fn deliver(consumer: &mut RecordConsumer, out: Option<&Path>) -> Result<Ending, Failure> {
-    let mut output = Output::open(out)?;
-    let mut begun: Option<(u64, Progress)> = None;
+///
+/// The end is not released: should we be killed before the segment is removed, the next reader
+/// finds it again.
+fn deliver(consumer: &mut RecordConsumer, output: &mut Output) -> Result<Ending, Failure> {
+    let mut begun: Option<Progress> = None;
     loop {
         let record = match consumer.read() {
             Ok(record) => record,
             Err(RecvError::Superseded) if begun.is_none() => return Ok(Ending::TakenOver),
-            Err(error) => return Err(broken_off(error, begun)),
+            Err(error) => return Ok(Ending::BrokenOff(broken_off(error, begun))),
         };
         let header = header_of(&record)?;
-        let (at, progress) = match &mut begun {
-            Some(begun) => (&mut begun.0, &mut begun.1),
-            None => {
-                output.begin(header.offset)?;
-                let progress = Progress::new("read", header.offset, None);
-                let begun = begun.insert((header.offset, progress));
-                (&mut begun.0, &mut begun.1)
-            }
-        };
-        if header.offset != *at {
-            return Err(format!("expected byte {at} of the stream, got {}", header.offset).into());
+        if begun.is_none() {
+            output.begin(header.offset)?;
+        }
+        let progress = begun.get_or_insert_with(|| Progress::new("read", header.offset, None));
+        if header.offset != progress.bytes() {
+            let expected = progress.bytes();
+            return Err(format!("expected byte {expected}, got byte {}", header.offset).into());
         }
         match header.kind {
             Header::DATA => {
                 record.write_to(&output.file).map_err(|error| format!("write: {error}"))?;
-                *at += record.len() as u64;
+                progress.at(header.offset + record.len() as u64);
                 record.release();
-                progress.at(*at);
             }
             Header::END => {
-                record.release();
-                if let Some((_, progress)) = begun {
+                if let Some(progress) = begun {
                     progress.finish();
                 }
                 return Ok(Ending::Complete);
@@ -220,15 +231,17 @@ fn header_of(record: &Record<'_>) -> Result<Header, Failure> {
 }
 
 /// What to say when the stream ends without its end.
-fn broken_off(error: RecvError, begun: Option<(u64, Progress)>) -> Failure {
-    let bytes = begun.as_ref().map_or(0, |begun| begun.0);
-    if let Some((_, progress)) = begun {
-        progress.finish();
-    }
+fn broken_off(error: RecvError, begun: Option<Progress>) -> Failure {
     let what = match error {
         RecvError::PeerDied => "the writer died half-way".to_owned(),
+        RecvError::Superseded => "the segment was removed before the stream ended".to_owned(),
         RecvError::Closed => "the writer stopped without ending the stream".to_owned(),
         error => error.to_string(),
     };
+    let Some(progress) = begun else {
+        return format!("{what}; there is nothing that was not delivered before").into();
+    };
+    let bytes = progress.bytes();
+    progress.finish();
     format!("{what}; the stream was delivered up to byte {bytes}").into()
 }

@@ -6,11 +6,15 @@
 //! ```
 //!
 //! Each record carries its offset in the stream; an empty one marked as the end
-//! follows the last. If the reader dies, the writer waits for the next one. A
-//! segment that an earlier, dead writer left under the name is removed first.
+//! follows the last. If the reader dies, the writer waits for the next one.
+//!
 //! The writer ends once the end is committed; what the reader has not yet taken
 //! stays in the segment, which the reader removes. Only a memfd dies with its
-//! processes, so there the writer waits until everything was taken.
+//! processes, so there the writer waits until the reader has done so.
+//!
+//! A segment that an earlier writer left under the name is removed first, unless
+//! that writer is still at work. A reader that is still taking its rest keeps the
+//! memory and is not disturbed.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -18,17 +22,22 @@ mod common;
 use clap::Parser;
 use common::{Header, Progress, STREAM};
 use hugeshm::{
-    BackingKind, Domain, Error, ErrorKind, Lifetime, PagePolicy, PeerState, Populate,
-    RecordProducer, RecordRing, Role, Segment, Usage, WaitMode, format_bytes, parse_bytes,
+    BackingKind, Domain, EndpointInfo, Error, ErrorKind, Lifetime, PagePolicy, PeerState, Populate,
+    RecordProducer, RecordRing, Role, Segment, SendError, format_bytes, parse_bytes,
 };
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// How long a reader that is still taking the previous stream may make us wait.
+/// How long a reader that is still taking the previous stream may make us wait for its pages.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After how long without a reader we say that we wait for one.
+const SILENCE: Duration = Duration::from_secs(1);
+
+type Failure = Box<dyn std::error::Error>;
 
 /// Streams FILE, or standard input, through a shared-memory segment.
 #[derive(Debug, Parser)]
@@ -36,8 +45,8 @@ struct Arguments {
     /// The name of the segment.
     #[arg(long)]
     name: String,
-    /// The size of the segment.
-    #[arg(long, default_value = "64M", value_parser = bytes)]
+    /// The size of the segment, 128K at least.
+    #[arg(long, default_value = "64M", value_parser = size)]
     size: u64,
     /// The pages wanted: auto, 1G, 2M, thp, base.
     #[arg(long, default_value = "auto")]
@@ -63,6 +72,10 @@ fn bytes(text: &str) -> Result<u64, String> {
     parse_bytes(text).filter(|&n| n > 0).ok_or_else(|| "write it like 64K, 64M or 1G".to_owned())
 }
 
+fn size(text: &str) -> Result<u64, String> {
+    bytes(text).and_then(|n| if n < 128 << 10 { Err("128K at least".to_owned()) } else { Ok(n) })
+}
+
 fn backing(text: &str) -> Result<Choice, Error> {
     if text == "auto" { Ok(Choice(None)) } else { text.parse().map(|kind| Choice(Some(kind))) }
 }
@@ -77,15 +90,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     // The input first: a file that cannot be read should not cost a page.
-    let input = match &arguments.file {
-        Some(path) => {
-            File::open(path).map_err(|error| format!("open {}: {error}", path.display()))?
-        }
-        None => File::from(std::io::stdin().as_fd().try_clone_to_owned()?),
-    };
-    let total = input.metadata().ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
+    let (input, total) = open_input(arguments.file.as_deref())?;
     let domain = Domain::from_env()?;
     clear_the_way(&domain, &arguments.name)?;
     let segment = build(&domain, arguments)?;
@@ -106,10 +113,25 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mut progress = Progress::new("wrote", 0, total);
     stream(&mut producer, &input, arguments.record as usize, &mut progress)?;
     if segment.backing().kind == BackingKind::Memfd {
-        drain(&producer)?;
+        wait_for_delivery(&segment, &producer);
     }
     progress.finish();
     Ok(())
+}
+
+/// The file or standard input, and its length where that is known.
+fn open_input(path: Option<&Path>) -> Result<(File, Option<u64>), Failure> {
+    let Some(path) = path else {
+        let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        return Ok((input, None));
+    };
+    let failed = |what: &dyn Display| format!("open {}: {what}", path.display());
+    let input = File::open(path).map_err(|error| failed(&error))?;
+    let facts = input.metadata().map_err(|error| failed(&error))?;
+    if facts.is_dir() {
+        return Err(failed(&"it is a folder").into());
+    }
+    Ok((input, facts.is_file().then_some(facts.len())))
 }
 
 /// Sends everything that can be read, and the mark of the end.
@@ -118,10 +140,22 @@ fn stream(
     input: &File,
     record: usize,
     progress: &mut Progress,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), Failure> {
     let mut offset = 0;
+    let mut said = false;
     loop {
-        let mut reservation = reserve(producer, record)?;
+        let mut reservation = match producer.reserve_timeout(record, SILENCE) {
+            Ok(reservation) => reservation,
+            Err(SendError::TimedOut) => {
+                if !said && producer.peer() != PeerState::Alive {
+                    eprintln!("the segment is full: waiting for a reader");
+                    said = true;
+                }
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        said = false;
         // One read per record: a pipe's bytes go on as they come. A failed read commits nothing.
         let count = reservation.read_from(input).map_err(|error| format!("read: {error}"))?;
         let kind = if count == 0 { Header::END } else { Header::DATA };
@@ -135,24 +169,18 @@ fn stream(
     }
 }
 
-/// A reservation, however long the reader takes; says once that it is waiting for one.
-fn reserve(
-    producer: &mut RecordProducer,
-    record: usize,
-) -> Result<hugeshm::Reservation<'_>, hugeshm::SendError> {
-    producer.wait_mode(WaitMode::Adaptive);
-    producer.reserve(record)
-}
-
-/// Waits until a reader has taken everything: the segment would die with this process.
-fn drain(producer: &RecordProducer) -> Result<(), Error> {
-    if !producer.is_empty() && producer.peer() != PeerState::Alive {
-        eprintln!("waiting for a reader: a memfd segment dies with this process");
-    }
-    while !producer.is_empty() {
+/// Waits until a reader has taken everything and therefore removed the segment, which would
+/// otherwise die with this process.
+fn wait_for_delivery(segment: &Segment, producer: &RecordProducer) {
+    let start = Instant::now();
+    let mut said = false;
+    while !segment.is_superseded() {
+        if !said && start.elapsed() > SILENCE && producer.peer() != PeerState::Alive {
+            eprintln!("waiting for a reader: a memfd segment dies with its processes");
+            said = true;
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
 }
 
 fn build(domain: &Domain, arguments: &Arguments) -> Result<Segment, Error> {
@@ -176,36 +204,60 @@ fn build(domain: &Domain, arguments: &Arguments) -> Result<Segment, Error> {
     builder.build()
 }
 
-/// Removes what a dead writer left under the name; refuses where a living one has it.
-fn clear_the_way(domain: &Domain, name: &str) -> Result<(), Error> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if domain.collect_name(name)? {
-            eprintln!("removed the segment that an earlier run left under this name");
+/// Removes what an earlier writer left under the name; refuses where a living one has it.
+///
+/// Of several writers that come at once the one wins that creates the name.
+fn clear_the_way(domain: &Domain, name: &str) -> Result<(), Failure> {
+    let old = match domain.open(name) {
+        Ok(old) => old,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // Of a memfd that died with its processes the name is left.
+            domain.collect_name(name)?;
             return Ok(());
         }
-        let info = match domain.inspect(name) {
-            Ok(info) => info,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let writer = info
-            .objects
-            .iter()
-            .filter(|object| object.name == STREAM)
-            .flat_map(|object| &object.endpoints)
-            .find(|endpoint| endpoint.role == Role::Producer)
-            .map(|endpoint| endpoint.state);
-        match (writer, info.entry.usage) {
-            // It died half-way; a reader that waits there learns that the name goes on elsewhere.
-            (Some(PeerState::Dead), _) => match domain.remove(name) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => return Ok(()),
-            },
-            (Some(PeerState::Alive), Usage::InUse) | (None, _) => return Ok(()), // create says it
-            // A reader is taking the rest of the previous stream, or a creator is about to begin.
-            _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            _ => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let writer = endpoint(&old, Role::Producer)
+        .ok_or_else(|| format!("the name {name:?} is used by something else than a stream"))?;
+    // A creator that has not begun yet must find its place taken, if it still lives.
+    let _place = match writer.state {
+        PeerState::Alive => {
+            let pid = writer.pid;
+            return Err(format!("another writer (pid {pid}) is streaming under {name:?}").into());
         }
+        PeerState::Never => Some(old.record_producer(STREAM)?),
+        _ => None,
+    };
+    let left = old.objects().iter().find_map(|object| object.lag).unwrap_or(0);
+    remove(domain, &old);
+    // Its reader takes what is left, or hears that nothing more comes, and gives the pages back.
+    let deadline = Instant::now() + PATIENCE;
+    let mut read = false;
+    while endpoint(&old, Role::Consumer).is_some_and(|reader| reader.state == PeerState::Alive) {
+        if Instant::now() >= deadline {
+            eprintln!("the reader of the previous stream is still at work; going on without it");
+            break;
+        }
+        read = true;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if !read {
+        eprintln!("removed what an earlier run left under this name ({left} records not read)");
+    }
+    Ok(())
+}
+
+/// The stream's only endpoint of this role.
+fn endpoint(segment: &Segment, role: Role) -> Option<EndpointInfo> {
+    let stream = segment.objects().into_iter().find(|object| object.name == STREAM)?;
+    stream.endpoints.into_iter().find(|endpoint| endpoint.role == role)
+}
+
+/// Removes the name of `old`, unless it leads to another segment by now.
+fn remove(domain: &Domain, old: &Segment) {
+    if let Ok(now) = domain.open(old.name())
+        && now.identity() == old.identity()
+    {
+        now.unlink_on_drop(true);
     }
 }

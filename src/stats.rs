@@ -24,7 +24,7 @@
 //! | 80 | reserved, written as zero |
 
 use crate::sys::futex::monotonic_nanos_coarse;
-use crate::view::View;
+use crate::view::{View, Word64};
 use core::sync::atomic::Ordering::Relaxed;
 
 /// The length of a statistics line in bytes.
@@ -96,12 +96,27 @@ impl Stats {
             last_activity_nanos: word(LAST_ACTIVITY),
         }
     }
+
+    /// The same, of a ring whose messages have `unit` bytes each; 0 where they differ.
+    ///
+    /// Such rings store the number of messages alone.
+    pub(crate) fn of_unit(mut self, unit: u64) -> Self {
+        if unit != 0 {
+            self.bytes = self.messages.wrapping_mul(unit);
+        }
+        self
+    }
 }
 
 /// The owner's side of a statistics line.
 #[derive(Debug)]
 pub(crate) struct StatsWriter {
     counted: Stats,
+    /// The two words that each message changes.
+    messages: Word64,
+    bytes: Word64,
+    /// Bytes of each message where positions count messages, else 0.
+    unit: u64,
     view: View,
 }
 
@@ -111,14 +126,25 @@ impl StatsWriter {
         if view.len() < LINE_LEN || !view.writable() {
             return None;
         }
-        let mut writer = Self { counted: Stats::read(&view), view };
+        let (messages, bytes) = (view.find64(MESSAGES)?, view.find64(BYTES)?);
+        let mut writer = Self { counted: Stats::read(&view), messages, bytes, unit: 0, view };
         writer.active();
         Some(writer)
     }
 
     /// What was counted up to now.
     pub(crate) fn get(&self) -> Stats {
-        self.counted
+        self.counted.of_unit(self.unit)
+    }
+
+    /// The messages that were counted up to now.
+    pub(crate) fn messages(&self) -> u64 {
+        self.counted.messages
+    }
+
+    /// From now on positions count messages, each of `bytes` bytes: see [`reached`](Self::reached).
+    pub(crate) fn count_positions(&mut self, bytes: usize) {
+        self.unit = bytes as u64;
     }
 
     #[inline]
@@ -127,14 +153,27 @@ impl StatsWriter {
     }
 
     /// `messages` more messages with `bytes` bytes of payload.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn passed(&mut self, messages: u64, bytes: u64) {
         let before = self.counted.messages;
         self.counted.messages = before.wrapping_add(messages);
         self.counted.bytes = self.counted.bytes.wrapping_add(bytes);
-        self.put(MESSAGES, self.counted.messages);
-        self.put(BYTES, self.counted.bytes);
+        self.messages.store(self.counted.messages, Relaxed);
+        self.bytes.store(self.counted.bytes, Relaxed);
         if (before ^ self.counted.messages) >= TIME_EVERY {
+            self.active();
+        }
+    }
+
+    /// All messages before `position` have passed.
+    ///
+    /// One store: the bytes follow from it, for whoever reads the line.
+    #[inline(always)]
+    pub(crate) fn reached(&mut self, position: u64) {
+        let before = self.counted.messages;
+        self.counted.messages = position;
+        self.messages.store(position, Relaxed);
+        if (before ^ position) >= TIME_EVERY {
             self.active();
         }
     }
@@ -183,9 +222,13 @@ impl StatsWriter {
 
     /// The endpoint is alive and at work, now.
     #[cold]
+    #[inline(never)]
     pub(crate) fn active(&mut self) {
         self.counted.last_activity_nanos = monotonic_nanos_coarse();
         self.put(LAST_ACTIVITY, self.counted.last_activity_nanos);
+        if self.unit != 0 {
+            self.bytes.store(self.counted.of_unit(self.unit).bytes, Relaxed);
+        }
     }
 }
 

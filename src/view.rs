@@ -213,19 +213,8 @@ impl View {
     #[inline]
     pub(crate) fn read_checked<T: bytemuck::CheckedBitPattern>(&self, offset: usize) -> Option<T> {
         let source = self.at(offset, size_of::<T>());
-        let mut bits = MaybeUninit::<T::Bits>::uninit();
-        const { assert!(size_of::<T>() == size_of::<T::Bits>()) }
-        // SAFETY: `at` checked the source range; the destination is a local of the same size
-        // (asserted above).
-        unsafe { copy_out(source, bits.as_mut_ptr().cast(), size_of::<T>()) };
-        // SAFETY: all bytes were written by the copy, and `AnyBitPattern` takes any of them.
-        let bits = unsafe { bits.assume_init() };
-        if !T::is_valid_bit_pattern(&bits) {
-            return None;
-        }
-        // SAFETY: `CheckedBitPattern` promises that `Bits` has the layout of `T` and that a valid
-        // pattern may be taken for a `T`; `bits` is a local, read unaligned.
-        Some(unsafe { core::ptr::from_ref(&bits).cast::<T>().read_unaligned() })
+        // SAFETY: `at` checked the source range.
+        unsafe { checked_copy(source) }
     }
 
     /// The `len` bytes at `offset` as a slice.
@@ -298,6 +287,315 @@ impl View {
             }
         }
     }
+}
+
+/// A 64-bit word whose place was checked once, so that hot paths need not look it up again.
+///
+/// Invariant: `word` is an aligned word inside the writable memory that `view` keeps mapped.
+pub(crate) struct Word64 {
+    word: NonNull<AtomicU64>,
+    view: View,
+}
+
+// SAFETY: the pointer leads into memory that `view` keeps accessible from any thread; it is only
+// used for atomic accesses.
+unsafe impl Send for Word64 {}
+
+impl fmt::Debug for Word64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view.fmt(f)
+    }
+}
+
+impl Word64 {
+    #[inline]
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
+        unsafe { self.word.as_ref() }
+    }
+
+    /// Loads it once.
+    #[inline]
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.word().load(order)
+    }
+
+    /// Stores it. Tests may stop the world behind each such store.
+    #[inline]
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
+        self.word().store(value, order);
+        #[cfg(test)]
+        steps::stored();
+    }
+}
+
+/// A 32-bit word whose place was checked once; as [`Word64`].
+pub(crate) struct Word32 {
+    word: NonNull<AtomicU32>,
+    view: View,
+}
+
+// SAFETY: as for `Word64`.
+unsafe impl Send for Word32 {}
+
+impl fmt::Debug for Word32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view.fmt(f)
+    }
+}
+
+impl Word32 {
+    /// The word itself.
+    #[inline]
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
+        unsafe { self.word.as_ref() }
+    }
+}
+
+impl View {
+    /// The word at `offset`, found for good; `None` if this process may not write to it.
+    pub(crate) fn find64(&self, offset: usize) -> Option<Word64> {
+        let word = NonNull::from(self.word64(offset));
+        self.writable.then(|| Word64 { word, view: self.clone() })
+    }
+
+    /// The 32-bit word at `offset`, found for good; `None` if this process may not write to it.
+    pub(crate) fn find32(&self, offset: usize) -> Option<Word32> {
+        let word = NonNull::from(self.word32(offset));
+        self.writable.then(|| Word32 { word, view: self.clone() })
+    }
+
+    /// A cursor over the first `length` bytes as slots of `stride` bytes: a word each, and what
+    /// follows it.
+    ///
+    /// `None` if they are not all inside the window, `stride` is no multiple of 8 or zero,
+    /// `length` no multiple of `stride`, or this process may not write here.
+    pub(crate) fn slots(&self, length: usize, stride: usize) -> Option<SlotCursor> {
+        let sound = self.writable
+            && stride >= 8
+            && stride.is_multiple_of(8)
+            && length >= stride
+            && length.is_multiple_of(stride)
+            && length <= self.len;
+        sound.then(|| SlotCursor {
+            place: SlotPlace { offset: 0 },
+            last: length - stride,
+            stride,
+            view: self.clone(),
+        })
+    }
+}
+
+/// A place in memory that is divided into slots of one size, each a word followed by bytes.
+///
+/// Invariants: `place.offset <= last`, both are multiples of `stride`, which is a multiple of 8
+/// and at least 8; `last + stride <= view.len()`; the view is writable.
+#[derive(Debug)]
+pub(crate) struct SlotCursor {
+    place: SlotPlace,
+    /// The offset of the last slot.
+    last: usize,
+    stride: usize,
+    view: View,
+}
+
+/// Where one slot of a [`SlotCursor`] begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotPlace {
+    offset: usize,
+}
+
+/// One slot of a [`SlotCursor`].
+///
+/// Invariant: `base` is 8-aligned and `stride` bytes from there on lie inside the borrowed memory.
+pub(crate) struct Slot<'a> {
+    base: NonNull<u8>,
+    stride: usize,
+    slots: core::marker::PhantomData<&'a SlotCursor>,
+}
+
+/// The slots from a cursor's place on, round and round.
+///
+/// Invariant: `place.offset <= cursor.last`, a multiple of its stride.
+pub(crate) struct SlotWalk<'a> {
+    place: SlotPlace,
+    cursor: &'a SlotCursor,
+}
+
+impl SlotCursor {
+    /// The slot at `place`, which keeps the invariant of the cursor's own place.
+    #[inline(always)]
+    fn slot_at(&self, place: SlotPlace) -> Slot<'_> {
+        debug_assert!(place.offset <= self.last);
+        // SAFETY: `offset <= last` keeps the slot inside the window by the invariant of the cursor.
+        let base = unsafe { self.view.base.add(place.offset) };
+        Slot { base, stride: self.stride, slots: core::marker::PhantomData }
+    }
+
+    /// The place behind `place`.
+    #[inline(always)]
+    fn behind(&self, place: SlotPlace) -> SlotPlace {
+        SlotPlace { offset: if place.offset == self.last { 0 } else { place.offset + self.stride } }
+    }
+
+    /// The slot at the cursor.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> Slot<'_> {
+        self.slot_at(self.place)
+    }
+
+    /// Moves on by one slot.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self) {
+        self.place = self.behind(self.place);
+    }
+
+    /// The slots from the cursor on.
+    #[inline(always)]
+    pub(crate) fn walk(&self) -> SlotWalk<'_> {
+        SlotWalk { place: self.place, cursor: self }
+    }
+
+    /// Moves to a place that a walk over this cursor reached.
+    #[inline(always)]
+    pub(crate) fn go(&mut self, place: SlotPlace) {
+        assert!(place.offset <= self.last && place.offset.is_multiple_of(8), "not a slot of ours");
+        self.place = place;
+    }
+
+    /// Moves to slot number `index`, counted round and round; divides, for slow paths only.
+    pub(crate) fn seek(&mut self, index: u64) {
+        self.place = self.place_of(index);
+    }
+
+    fn place_of(&self, index: u64) -> SlotPlace {
+        let count = (self.last / self.stride + 1) as u64;
+        SlotPlace { offset: (index % count) as usize * self.stride }
+    }
+
+    /// Slot number `index`, counted round and round; divides, for slow paths only.
+    pub(crate) fn slot_of(&self, index: u64) -> Slot<'_> {
+        self.slot_at(self.place_of(index))
+    }
+}
+
+impl<'a> SlotWalk<'a> {
+    /// The next slot.
+    #[inline(always)]
+    pub(crate) fn step(&mut self) -> Slot<'a> {
+        let slot = self.cursor.slot_at(self.place);
+        self.place = self.cursor.behind(self.place);
+        slot
+    }
+
+    /// The slot that [`step`](Self::step) would give.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> Slot<'a> {
+        self.cursor.slot_at(self.place)
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    pub(crate) fn place(&self) -> SlotPlace {
+        self.place
+    }
+}
+
+impl Slot<'_> {
+    #[inline(always)]
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: the invariant of `Slot`: aligned and inside memory that is mapped while it is
+        // borrowed; words are only accessed as atomics or by the copy routine of this file.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast()) }
+    }
+
+    /// Loads the slot's word once.
+    #[inline(always)]
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.word().load(order)
+    }
+
+    /// Stores the slot's word. Tests may stop the world behind each such store.
+    #[inline(always)]
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
+        self.word().store(value, order);
+        #[cfg(test)]
+        steps::stored();
+    }
+
+    /// The address of the slot's bytes, of which `len` are used.
+    #[inline(always)]
+    fn bytes(&self, len: usize) -> *mut u8 {
+        assert!(len <= self.stride - 8, "message larger than its slot");
+        self.base.as_ptr().wrapping_add(8)
+    }
+
+    /// Copies `bytes` behind the word.
+    #[inline(always)]
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        let target = self.bytes(bytes.len());
+        #[cfg(test)]
+        if steps::watched() {
+            for (index, byte) in bytes.iter().enumerate() {
+                // SAFETY: `index < bytes.len()`, which `bytes` above found to fit the slot.
+                unsafe { copy_in(core::ptr::from_ref(byte), target.wrapping_add(index), 1) };
+                if index % 8 == 7 {
+                    steps::stored();
+                }
+            }
+            steps::stored();
+            return;
+        }
+        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        unsafe { core::hint::assert_unchecked(target.addr() & 7 == 0) };
+        // SAFETY: `bytes` checked that the target fits into the writable slot; the source is a
+        // slice of that length, which cannot overlap mapped memory.
+        unsafe { copy_in(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// Copies the first bytes behind the word into `bytes`.
+    #[inline(always)]
+    pub(crate) fn read(&self, bytes: &mut [u8]) {
+        let source = self.bytes(bytes.len());
+        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        unsafe { core::hint::assert_unchecked(source.addr() & 7 == 0) };
+        // SAFETY: `bytes` checked that the source range is inside the slot; the destination is an
+        // exclusive slice of that length, which cannot overlap mapped memory.
+        unsafe { copy_out(source, bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// Copies a `T` out of the bytes behind the word; `None` if they are no valid `T`.
+    #[inline(always)]
+    pub(crate) fn read_checked<T: bytemuck::CheckedBitPattern>(&self) -> Option<T> {
+        let source = self.bytes(size_of::<T>());
+        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        unsafe { core::hint::assert_unchecked(source.addr() & 7 == 0) };
+        // SAFETY: `bytes` checked that `size_of::<T>()` bytes are readable from there.
+        unsafe { checked_copy(source) }
+    }
+}
+
+/// Copies a `T` out of shared memory and checks its bits on the private copy.
+///
+/// # Safety
+///
+/// `size_of::<T>()` bytes are readable at `source`.
+#[inline]
+unsafe fn checked_copy<T: bytemuck::CheckedBitPattern>(source: *const u8) -> Option<T> {
+    let mut bits = MaybeUninit::<T::Bits>::uninit();
+    const { assert!(size_of::<T>() == size_of::<T::Bits>()) }
+    // SAFETY: the source is readable by the contract; the destination is a local of the same
+    // size (asserted above).
+    unsafe { copy_out(source, bits.as_mut_ptr().cast(), size_of::<T>()) };
+    // SAFETY: all bytes were written by the copy, and `AnyBitPattern` takes any of them.
+    let bits = unsafe { bits.assume_init() };
+    if !T::is_valid_bit_pattern(&bits) {
+        return None;
+    }
+    // SAFETY: `CheckedBitPattern` promises that `Bits` has the layout of `T` and that a valid
+    // pattern may be taken for a `T`; `bits` is a local, read unaligned.
+    Some(unsafe { core::ptr::from_ref(&bits).cast::<T>().read_unaligned() })
 }
 
 /// Up to this many bytes are copied word by word, inlined at the call.

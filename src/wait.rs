@@ -24,6 +24,9 @@
 //! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
 //! * R5 `FUTEX_WAKE`
 //!
+//! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
+//! and S looks for that in S3, too. So a close costs no slice, only a death does.
+//!
 //! Either R3 sees S1 or S3 sees R1 (edge `doze`). Between S1 and S4 the word may
 //! be exchanged, then S4 returns at once.
 //!
@@ -63,7 +66,7 @@ pub(crate) use calls::endpoint_calls;
 use crate::peer::PeerState;
 use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
-use crate::view::View;
+use crate::view::{View, Word32};
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64, compiler_fence, fence};
@@ -82,6 +85,30 @@ const SLICE_REFUSED: Duration = Duration::from_millis(1);
 const TURNS_PER_LOOK: u32 = 16;
 /// The coarse clock is read once per this many fruitless non-blocking calls.
 const TRIES_PER_LOOK: u32 = 64;
+
+/// For how long a reader that caught up with a stream looks away.
+const LOOK_AWAY: Duration = Duration::from_nanos(750);
+/// So many messages in a row, at least, are a stream.
+pub(crate) const STREAM: u64 = 4;
+
+/// How many PAUSEs make up [`LOOK_AWAY`]; the instruction's cost differs tenfold between processors.
+fn pauses_of_look_away() -> u32 {
+    static PAUSES: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *PAUSES.get_or_init(|| {
+        const SAMPLE: u32 = 64;
+        let sample = || {
+            let start = Instant::now();
+            for _ in 0..SAMPLE {
+                core::hint::spin_loop();
+            }
+            start.elapsed()
+        };
+        // The shortest of a few: an interrupt can only make a sample longer.
+        let shortest = (0..8).map(|_| sample()).min().unwrap_or_default();
+        let each = (shortest.as_nanos() as u32 / SAMPLE).max(1);
+        (LOOK_AWAY.as_nanos() as u32 / each).clamp(1, 512)
+    })
+}
 
 /// The word in an end's line that says "I do not fence".
 const UNFENCED: u64 = 1;
@@ -105,10 +132,15 @@ pub enum WaitMode {
 ///
 /// Dropping the link gives the claim back, so endpoints drop it last.
 pub(crate) trait Link: Send {
-    /// Says that this end leaves in good order; a dropped link that did not say so died.
+    /// Leaves in good order and gives the claim back; a dropped link that did not say so died.
     fn close(&mut self) {}
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
+    /// Whether the other end says that it has left in good order: one load. Only
+    /// [`peer_state`](Self::peer_state) knows.
+    fn peer_left(&self) -> bool {
+        false
+    }
     /// How often the other end has been claimed: one load.
     fn peer_epoch(&self) -> u64;
     /// Whether the segment was replaced by a new one: one load.
@@ -201,6 +233,7 @@ pub(crate) struct Port {
     born: u64,
     forks: &'static AtomicU64,
     fences: bool,
+    peer_sleep: Word32,
     control: View,
     words: WaitWords,
     cancelled: Arc<AtomicBool>,
@@ -255,21 +288,23 @@ pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
 }
 
 impl Port {
-    /// Attaches to the words of a wait in `control`.
+    /// Attaches to the words of a wait in `control`; `None` if this process may not write there.
     pub(crate) fn new(
         control: View,
         words: WaitWords,
         link: Box<dyn Link>,
         stats: StatsWriter,
-    ) -> Self {
+    ) -> Option<Self> {
+        let peer_sleep = control.find32(words.peer_sleep)?;
         let unfenced = membarrier::available() && membarrier::register().is_ok();
         control.store64(words.own_unfenced, if unfenced { UNFENCED } else { 0 }, Relaxed);
         fence(SeqCst); // edge `doze`, for a peer that is about to sleep
         let forks = link.forks();
-        Self {
+        Some(Self {
             born: forks.load(Relaxed),
             forks,
             fences: !unfenced,
+            peer_sleep,
             control,
             words,
             cancelled: Arc::new(AtomicBool::new(false)),
@@ -281,11 +316,11 @@ impl Port {
             known: PeerState::Unknown,
             stats,
             link,
-        }
+        })
     }
 
     /// Whether calls may go on: false in a forked child and after [`Port::condemn`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn usable(&self) -> bool {
         self.forks.load(Relaxed) == self.born
     }
@@ -323,14 +358,14 @@ impl Port {
     }
 
     /// Wakes the peer if it sleeps (R2 to R5); called behind each publication.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn announce(&mut self) {
         if self.fences {
             fence(SeqCst); // edge `doze`
         } else {
             compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
         }
-        if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
+        if self.peer_sleep.word().load(Relaxed) != 0 {
             self.ring();
         }
     }
@@ -344,20 +379,36 @@ impl Port {
         }
         self.link.close();
         fence(SeqCst); // edge `doze`
-        if self.control.word32(self.words.peer_sleep).load(Relaxed) != 0 {
-            self.ring();
+        // Not counted: the statistics may be a successor's by now.
+        let word = self.peer_sleep.word();
+        if word.load(Relaxed) != 0 && word.swap(0, Relaxed) != 0 {
+            _ = futex::wake(word, 1);
         }
     }
 
     #[cold]
     fn ring(&mut self) {
-        let word = self.control.word32(self.words.peer_sleep);
+        let word = self.peer_sleep.word();
         if word.swap(0, Relaxed) != 0 {
             #[cfg(test)]
             crate::view::steps::stored();
             // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
             _ = futex::wake(word, 1);
             self.stats.wakes();
+        }
+    }
+
+    /// Leaves the lines alone for a moment: for a reader that has just caught up with a stream.
+    ///
+    /// A reader that polls the line which its writer is filling takes it away between two stores.
+    /// Off under [`WaitMode::Spin`]; part of the time that a wait spins before it sleeps. The
+    /// caller takes a fresh look afterwards.
+    #[inline(never)]
+    pub(crate) fn look_away(&self) {
+        if self.mode != WaitMode::Spin {
+            for _ in 0..pauses_of_look_away() {
+                core::hint::spin_loop();
+            }
         }
     }
 
@@ -426,6 +477,9 @@ impl Port {
         let peer_unfenced = self.control.load64(self.words.peer_unfenced, Relaxed) != 0;
         let refused = peer_unfenced && membarrier::barrier().is_err();
         wait.phase = Phase::Announced { refused };
+        if self.link.peer_left() {
+            self.ask(wait);
+        }
         if self.cancelled.load(Relaxed) {
             wait.end = Some(End::Cancelled);
         }
@@ -474,10 +528,12 @@ impl Port {
         wait.end.is_some()
     }
 
-    /// A spinning wait asks for the peer once per slice, not at its start.
+    /// A spinning wait asks for the peer once per slice, not at its start, and when it says that
+    /// it has left.
     fn ask_now_and_then(&self, wait: &mut Wait, now: Instant) {
         let asked = *wait.asked.get_or_insert(now);
-        if now.duration_since(asked) >= SLICE {
+        let left = !self.outlives_peer && self.link.peer_left();
+        if left || now.duration_since(asked) >= SLICE {
             wait.asked = Some(now);
             wait.end = self.verdict(self.link.peer_state());
         }

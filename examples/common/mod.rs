@@ -89,6 +89,11 @@ impl Progress {
         }
     }
 
+    /// Where the stream is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn rate(&self) -> String {
         let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
         let gib = (self.bytes - self.first) as f64 / f64::from(1 << 30);

@@ -461,7 +461,10 @@ fn under_auto_the_report_says_why_better_pages_were_not_taken() {
     let created = ask.create().unwrap();
     let codes: Vec<_> = created.backing.refusals.iter().map(|r| (r.rung, r.code)).collect();
     let rung = Rung::Huge(SIZE_2M);
-    assert!(codes.contains(&(rung, RefusalCode::PoolTooSmall)), "{:#}", created.backing);
+    // Who may neither use a mount nor make System V segments is refused before the pool is asked.
+    let asks_the_pool = nix::unistd::geteuid().is_root();
+    let too_small = codes.contains(&(rung, RefusalCode::PoolTooSmall));
+    assert!(too_small || !asks_the_pool, "{:#}", created.backing);
     assert!(codes.contains(&(rung, RefusalCode::Lifetime)), "{:#}", created.backing);
     assert_eq!(created.backing.rung, Rung::Thp);
     created.discard();

@@ -60,9 +60,10 @@ impl Parts {
     }
 
     /// The windows, and the port made from the rest.
-    pub(crate) fn into_port(self, side: Side) -> (View, View, Port) {
-        let port = Port::new(self.control.clone(), side.wait_words(), self.link, self.stats);
-        (self.control, self.payload, port)
+    pub(crate) fn into_port(self, side: Side) -> Result<(View, View, Port), AttachError> {
+        let port = Port::new(self.control.clone(), side.wait_words(), self.link, self.stats)
+            .ok_or(AttachError::ReadOnly)?;
+        Ok((self.control, self.payload, port))
     }
 }
 

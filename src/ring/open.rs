@@ -344,7 +344,8 @@ impl Segment {
             return Ok(object);
         }
         Err(Error::new(ErrorKind::KindMismatch, "attach to object", name)
-            .detail(format!("it is of kind {}, {kind} was asked for", object.entry.kind)))
+            .detail(format!("it is of kind {}, {kind} was asked for", object.entry.kind))
+            .remedy(format!("`hugeshm inspect {}` shows what is there", self.name())))
     }
 
     pub(super) fn typed<T>(

@@ -11,7 +11,7 @@ use super::endpoint::{Parts, endpoint_calls};
 use super::error::{AttachError, RecvError, SendError};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
-use crate::view::View;
+use crate::view::Slot;
 use crate::wait::deadline_after;
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -153,8 +153,8 @@ pub struct Consumer<T> {
 }
 
 #[inline]
-fn value<T: CheckedBitPattern>(payload: &View, offset: usize, _size: usize) -> Option<T> {
-    payload.read_checked(offset)
+fn value<T: CheckedBitPattern>(slot: &Slot<'_>) -> Option<T> {
+    slot.read_checked()
 }
 
 impl<T: CheckedBitPattern> Consumer<T> {

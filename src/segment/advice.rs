@@ -29,6 +29,9 @@ pub(crate) fn advise(error: Error, name: &str) -> Error {
         (ErrorKind::UnknownPageSize, _) => {
             "ask for a page size of this machine; `hugeshm status` lists them".to_owned()
         }
+        (ErrorKind::InvalidCapacity, _) => {
+            "ask for one message at least, and for less than memory holds".to_owned()
+        }
         (ErrorKind::TimedOut, _) => "try again; `hugeshm list` shows who is attached".to_owned(),
         _ => return error,
     };

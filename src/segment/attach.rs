@@ -431,7 +431,15 @@ impl Place {
                 };
                 // The holder may have closed it, and its number may stand for anything by now,
                 // so it is looked at before it is really opened.
-                let seen = open(&self.to_string(), OFlag::O_PATH | OFlag::O_CLOEXEC)?;
+                let seen = match open(&self.to_string(), OFlag::O_PATH | OFlag::O_CLOEXEC) {
+                    Err(error)
+                        if error.kind() == ErrorKind::PermissionDenied
+                            && process::is_ending(holder.pid) =>
+                    {
+                        return gone("that process is ending");
+                    }
+                    seen => seen?,
+                };
                 let stat = nix::sys::stat::fstat(&seen).map_err(failed)?;
                 if (stat.st_dev, stat.st_ino) != *file {
                     return gone("that process holds it no longer");

@@ -636,6 +636,10 @@ impl<'a> Site<'a> {
             _ => return Ok(()),
         };
         let Some(claims) = &self.claims else { return Ok(()) };
+        if matches!(intent, Intent::Sysv(_)) {
+            // The one before was given back, or its key turned out to be somebody else's.
+            self.text.intents.retain(|other| !matches!(other, Intent::Sysv(_)));
+        }
         if !self.text.intents.contains(&intent) {
             self.text.intents.push(intent);
             self.folder.write(claims, &self.text.to_text())?;

@@ -293,9 +293,17 @@ pub(crate) fn check_type(
     if same {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::TypeMismatch, "use the type of object", name).detail(format!(
-        "it holds {:?} {}.{} of {} bytes aligned to {}, asked for {:?} {}.{} of {size} bytes aligned to {align}",
-        here, raw.type_major, raw.type_minor, raw.type_size, raw.type_align,
-        asked.name, asked.major, asked.minor,
-    )))
+    Err(Error::new(ErrorKind::TypeMismatch, "use the type of object", name)
+        .detail(format!(
+            "it holds {here:?} {}.{} of {} bytes aligned to {}, asked for {:?} {}.{} of {size} \
+             bytes aligned to {align}",
+            raw.type_major,
+            raw.type_minor,
+            raw.type_size,
+            raw.type_align,
+            asked.name,
+            asked.major,
+            asked.minor,
+        ))
+        .remedy("use one type, name and major version on both sides, or another object"))
 }

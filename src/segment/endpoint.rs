@@ -11,7 +11,7 @@
 //! * E1 take the lock byte; if somebody has it, the place is taken
 //! * E2 write pid, start time and label, then state = open, then epoch + 1
 //! * E3 work (each kind of object recovers what a dead predecessor left)
-//! * E4 state = closed; then the descriptor, and with it the lock
+//! * E4 state = closed; then the lock, so that whoever is told of the close finds it free
 //!
 //! # Who lives
 //!
@@ -257,12 +257,13 @@ impl Endpoint {
 }
 
 impl Link for Endpoint {
-    /// E4, first half.
+    /// E4.
     fn close(&mut self) {
         self.place
             .claim
             .word32(offset_of!(EndpointRaw, state))
             .store(ENDPOINT_CLOSED, Ordering::Release);
+        locks::unlock(self.lock.as_fd());
     }
 
     fn born(&self) -> u64 {
@@ -274,6 +275,10 @@ impl Link for Endpoint {
             Some(peer) => peer.look(self.segment.held.claims.as_ref()),
             None => PeerState::Unknown,
         }
+    }
+
+    fn peer_left(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.state() == ENDPOINT_CLOSED)
     }
 
     fn peer_epoch(&self) -> u64 {

@@ -487,7 +487,8 @@ impl Entry {
         {
             return Err("its payload lies outside the segment");
         }
-        if raw.schema_length != 0 && !lies_inside(raw.schema_offset, raw.schema_length) {
+        let no_schema = (raw.schema_offset, raw.schema_length) == (0, 0);
+        if !no_schema && !lies_inside(raw.schema_offset, raw.schema_length) {
             return Err("its schema lies outside the segment");
         }
         if raw.producers > SLOTS_MAX || raw.consumers > SLOTS_MAX {

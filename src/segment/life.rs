@@ -286,11 +286,19 @@ fn prove_unheld(folder: &Folder, found: &Found) -> Result<Option<(Proof, u64)>> 
             let free = locks::try_lock(fd.as_fd(), Mode::Exclusive, 0, 1).map_err(failed)?;
             Ok(free.then_some((Proof { _claims: claims, _data: Some(fd) }, facts.size)))
         }
+        // Out of sight is not gone: another mount namespace may have it, and its readers.
+        Err(error) if error.kind() == ErrorKind::NotFound && !in_sight(control)? => Ok(None),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {
             Ok(Some((Proof { _claims: claims, _data: None }, 0)))
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether this process can see the place where the bytes of a segment would be.
+fn in_sight(control: &Control) -> Result<bool> {
+    Ok(control.backing != BackingKind::Hugetlbfs
+        || crate::pages::mounts()?.iter().any(|mount| mount.device == control.device))
 }
 
 /// The exclusive life lock of an identity: `None` = held by somebody, `Some(None)` = no such file.

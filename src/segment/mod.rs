@@ -268,7 +268,8 @@ impl Segment {
         directory::check_declared(name, spec)?;
         self.ensure_with(name, spec, |name, _| {
             Err(Error::new(ErrorKind::AlreadyExists, "add object", name)
-                .detail("the segment has an object of this name"))
+                .detail("the segment has an object of this name")
+                .remedy("use it, or choose another name"))
         })
     }
 

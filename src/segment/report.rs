@@ -358,7 +358,13 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
     let endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
         .chain(slots(Role::Consumer, raw.consumers))
         .filter_map(|(role, slot)| Place::new(&attached.view, index, &entry, role, slot))
-        .map(|place| place.info(claims))
+        .map(|place| {
+            let mut info = place.info(claims);
+            if entry.kind == ObjectKind::Ring {
+                info.stats = info.stats.of_unit(raw.type_size);
+            }
+            info
+        })
         .collect();
     ObjectInfo {
         index,

@@ -209,11 +209,25 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     parse_start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The start time in the bytes of a `stat` file; the command in it may hold spaces and parentheses.
+/// The start time in the bytes of a `stat` file.
 pub(crate) fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    parse_stat(stat, 22)
+}
+
+/// Whether a process is gone, or has given its memory back on its way out.
+///
+/// From then on its `/proc` entries belong to root, so that its own user is refused there.
+pub(crate) fn is_ending(pid: u32) -> bool {
+    let size = |stat: Vec<u8>| parse_stat(&stat, 23);
+    std::fs::read(format!("/proc/{pid}/stat")).ok().and_then(size).is_none_or(|bytes| bytes == 0)
+}
+
+/// A numeric field of a `stat` file, counted from 1 as in proc(5), behind the command, which may
+/// hold spaces and parentheses.
+fn parse_stat(stat: &[u8], field: usize) -> Option<u64> {
     let after_command = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
-    let field = after_command.split(|&b| b == b' ').filter(|f| !f.is_empty()).nth(19)?;
-    std::str::from_utf8(field).ok()?.parse().ok()
+    let mut fields = after_command.split(|&b| b == b' ').filter(|f| !f.is_empty());
+    std::str::from_utf8(fields.nth(field.checked_sub(3)?)?).ok()?.parse().ok()
 }
 
 /// The kernel's random identity of this boot.
@@ -266,8 +280,9 @@ mod tests {
         };
         let claim = LockFd::open(open).unwrap();
         assert!(locks::try_lock(claim.as_fd(), locks::Mode::Exclusive, 7, 1).unwrap());
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let (started, starting) = nix::unistd::pipe().unwrap();
+        // Closed at exec: a program that another test starts meanwhile would keep the writing end.
+        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        let ((reader, writer), (started, starting)) = (pipe(), pipe());
         // SAFETY: the child calls only async-signal-safe functions: close, write, read, _exit.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
@@ -319,6 +334,20 @@ mod tests {
         assert_eq!(parse_start_time(b"12 (x) S 1 2"), None);
         assert_eq!(parse_start_time(b""), None);
         assert!(start_time(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_process_is_ending_once_its_memory_is_gone() {
+        assert!(!is_ending(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let start = std::time::Instant::now();
+        // Not waited for: it ends as a zombie, whose entry is still there.
+        while !is_ending(child.id()) {
+            assert!(start.elapsed().as_secs() < 10);
+        }
+        assert!(start_time(child.id()).is_some());
+        child.wait().unwrap();
+        assert!(is_ending(child.id()));
     }
 
     #[test]

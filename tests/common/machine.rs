@@ -135,7 +135,7 @@ pub struct PrivateMount {
 impl PrivateMount {
     /// A hugetlbfs with pages of `size`, at most `quota` bytes of them; `None`, said aloud.
     pub fn hugetlbfs(size: PageSize, quota: Option<u64>) -> Option<Self> {
-        let options = MountOptions::new().mode(0o1777);
+        let options = MountOptions::new().mode(0o755);
         Self::hugetlbfs_with(size, quota.map_or(options, |bytes| options.quota(bytes)))
     }
 

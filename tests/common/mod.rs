@@ -90,6 +90,11 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // A failed test must not take the pages from those that follow.
+            for id in machine::own_sysv_ids().difference(&self.sysv) {
+                let mut ipcrm = std::process::Command::new("ipcrm");
+                let _ = ipcrm.args(["-m", &id.to_string()]).status();
+            }
             return;
         }
         assert_eq!(descriptors(), self.descriptors, "descriptors were left open");

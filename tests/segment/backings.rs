@@ -21,7 +21,7 @@ pub struct Case {
 }
 
 impl Case {
-    fn new(rung: Rung, kind: BackingKind, pages: u64) -> Self {
+    pub fn new(rung: Rung, kind: BackingKind, pages: u64) -> Self {
         let page = match rung {
             Rung::Huge(size) => size,
             _ => PageSize::SIZE_4K,

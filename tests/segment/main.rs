@@ -10,14 +10,16 @@ mod backings;
 mod bad_input;
 mod cost;
 mod exhaustion;
+mod objects;
 mod races;
 
 #[test]
 #[ignore = "the body of child processes, which other tests start"]
 fn child_process() {
     let Some(role) = common::child::role() else { return };
-    let found = [backings::play, bad_input::play, exhaustion::play, races::play, cost::play]
-        .iter()
-        .any(|play| play(&role));
+    let found =
+        [backings::play, bad_input::play, exhaustion::play, races::play, cost::play, objects::play]
+            .iter()
+            .any(|play| play(&role));
     assert!(found, "no such role: {role}");
 }

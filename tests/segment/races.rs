@@ -7,7 +7,7 @@ use crate::common::child::{self, Child};
 use crate::common::machine::{PrivateMount, counters, pages};
 use crate::common::{M2, Quiet, Scratch, domain, files};
 use hugeshm::{
-    BackingKind, Domain, ErrorKind, Lifetime, PagePolicy, Rung, Segment, SegmentBuilder,
+    BackingKind, Domain, ErrorKind, Lifetime, PagePolicy, PeerState, Rung, Segment, SegmentBuilder,
 };
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -372,6 +372,55 @@ fn child_forker() {
     }
 }
 
+#[test]
+fn a_stopped_process_is_alive_and_a_killed_opener_gives_its_place_back() {
+    use nix::sys::signal::{Signal, kill};
+    let _quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let d = scratch.domain();
+    let folder = scratch.path().display().to_string();
+    let holder = {
+        let mut holder = Child::start("races::holder", &[&folder, "tmpfs"]);
+        assert_eq!(holder.says(), "ready");
+        holder
+    };
+    let pid = nix::unistd::Pid::from_raw(holder.pid() as i32);
+    kill(pid, Signal::SIGSTOP).expect("a child of ours");
+    let report = d.collect().expect("it runs");
+    assert!(report.removed.is_empty() && report.kept == 1, "{report:?}");
+    assert_eq!(d.inspect("n").expect("a report").attachments[0].state, PeerState::Alive);
+    kill(pid, Signal::SIGCONT).expect("a child of ours");
+    holder.kill();
+    assert_eq!(d.inspect("n").expect("a report").attachments[0].state, PeerState::Dead);
+    d.remove("n").expect("removed");
+
+    let builder = on(d.create("n"), "tmpfs").max_attachments(3);
+    let segment = builder.build().expect("created");
+    let mut moment = 7_u64;
+    for round in 0..60 {
+        let mut opener = Child::start("races::opener", &[&folder]);
+        assert_eq!(opener.says(), "ready");
+        moment = moment.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        std::thread::sleep(Duration::from_micros((moment >> 33) % 2000));
+        opener.kill();
+        let two = (d.open("n"), d.open("n"));
+        assert!(two.0.is_ok() && two.1.is_ok(), "round {round}: {two:?}");
+        assert!(d.collect().expect("it runs").removed.is_empty(), "round {round}");
+    }
+    drop(segment);
+    d.remove("n").expect("removed");
+}
+
+/// Opens and closes until it is killed.
+fn child_opener() {
+    let d = domain(Path::new(&child::argument(0)));
+    child::say("ready");
+    loop {
+        drop(d.open("n").expect("a place for us"));
+        drop(d.open_read_only("n").expect("a reader"));
+    }
+}
+
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn count_signal(_: libc::c_int) {
@@ -457,6 +506,7 @@ pub fn play(role: &str) -> bool {
         "races::replacer" => child_replacer(),
         "races::collector" => child_collector(),
         "races::victim" => child_victim(),
+        "races::opener" => child_opener(),
         "races::holder" => child_holder(),
         "races::forker" => child_forker(),
         "races::interrupted" => child_interrupted(),

@@ -8,8 +8,8 @@ use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{Header, RecordGeometry, check_released_at_attach};
-use crate::view::View;
-use crate::wait::{Port, Wait, deadline_after};
+use crate::view::{View, Word64};
+use crate::wait::{Port, STREAM, Wait, deadline_after};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -34,10 +34,12 @@ pub struct RecordConsumer {
     released: u64,
     held: u64,
     held_bytes: u64,
+    /// How many records had been read when a wait last found nothing.
+    caught_up_at: u64,
     trusted: bool,
     corruption: Option<Corruption>,
     payload: View,
-    control: View,
+    word: Word64,
     port: Port,
 }
 
@@ -56,7 +58,8 @@ impl RecordConsumer {
         parts.check(geometry.capacity(), align)?;
         let released = parts.control.load64(RELEASED, Acquire);
         let released = check_released_at_attach(released, WORD)?;
-        let (control, payload, port) = parts.into_port(Side::Consumer);
+        let (control, payload, port) = parts.into_port(Side::Consumer)?;
+        let word = control.find64(RELEASED).ok_or(AttachError::ReadOnly)?;
         Ok(Self {
             geometry,
             position: released,
@@ -64,10 +67,11 @@ impl RecordConsumer {
             released,
             held: 0,
             held_bytes: 0,
+            caught_up_at: 0,
             trusted: false,
             corruption: None,
             payload,
-            control,
+            word,
             port,
         })
     }
@@ -169,6 +173,7 @@ impl RecordConsumer {
     }
 
     #[cold]
+    #[inline(never)]
     fn still_empty(&mut self) -> Result<Found, RecvError> {
         self.port.stats.empty();
         match self.port.tried_in_vain() {
@@ -181,7 +186,7 @@ impl RecordConsumer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_until(
         &mut self,
         deadline: impl FnOnce() -> Option<Instant>,
@@ -193,8 +198,19 @@ impl RecordConsumer {
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_for_record(&mut self, deadline: Option<Instant>) -> Result<Found, RecvError> {
         self.port.stats.empty();
+        let read = self.port.stats.messages().wrapping_add(self.held);
+        let streamed = read.wrapping_sub(self.caught_up_at) >= STREAM;
+        self.caught_up_at = read;
+        if streamed {
+            self.port.look_away();
+            match self.find() {
+                Err(RecvError::Empty) => {}
+                found => return found,
+            }
+        }
         let mut wait = Wait::until(deadline);
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {
@@ -210,7 +226,7 @@ impl RecordConsumer {
     }
 
     /// C1: the record at the read position, behind a padding record if there is one.
-    #[inline]
+    #[inline(always)]
     fn find(&mut self) -> Result<Found, RecvError> {
         if !self.port.usable() {
             return Err(self.refusal());
@@ -225,6 +241,8 @@ impl RecordConsumer {
     }
 
     /// A padding record ends the ring, so behind it comes offset 0, where none can be.
+    #[cold]
+    #[inline(never)]
     fn find_behind_padding(&mut self, span: u64) -> Result<Found, RecvError> {
         self.position += span;
         self.offset = 0;
@@ -238,7 +256,7 @@ impl RecordConsumer {
     }
 
     /// Reads the header word at the read position once and checks it.
-    #[inline]
+    #[inline(always)]
     fn header(&mut self) -> Result<Header, RecvError> {
         let word = self.payload.load64(self.offset as usize, Acquire); // edge `commit`
         let window = self.released + self.geometry.capacity() - WORD - self.position;
@@ -249,7 +267,7 @@ impl RecordConsumer {
     }
 
     /// Goes past the record at the read position.
-    #[inline]
+    #[inline(always)]
     fn pass(&mut self, found: &Found) {
         self.position += found.span;
         self.offset = self.geometry.advance(self.offset, found.span);
@@ -258,10 +276,10 @@ impl RecordConsumer {
     }
 
     /// C3 and C4, up to the read position.
-    #[inline]
+    #[inline(always)]
     fn release(&mut self) {
         self.released = self.position;
-        self.control.store64(RELEASED, self.released, Release); // edge `release`
+        self.word.store(self.released, Release); // edge `release`
         self.port.announce();
         let (records, bytes) = (self.held, self.held_bytes);
         (self.held, self.held_bytes) = (0, 0);

@@ -9,7 +9,7 @@ use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{
     Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word, record_word,
 };
-use crate::view::View;
+use crate::view::{View, Word64};
 use crate::wait::{Port, Wait, deadline_after};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -32,8 +32,8 @@ pub struct RecordProducer {
     pub(super) trusted: bool,
     corruption: Option<Corruption>,
     pub(super) payload: View,
-    control: View,
-    port: Port,
+    released: Word64,
+    pub(super) port: Port,
 }
 
 /// What is written and not yet visible.
@@ -55,7 +55,8 @@ impl RecordProducer {
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released_at_attach(released, WORD)?;
         let position = committed_end(&parts.payload, &geometry, released)?;
-        let (control, payload, port) = parts.into_port(Side::Producer);
+        let (control, payload, port) = parts.into_port(Side::Producer)?;
+        let word = control.find64(RELEASED).ok_or(AttachError::ReadOnly)?;
         Ok(Self {
             geometry,
             position,
@@ -65,7 +66,7 @@ impl RecordProducer {
             trusted: false,
             corruption: None,
             payload,
-            control,
+            released: word,
             port,
         })
     }
@@ -180,16 +181,32 @@ impl RecordProducer {
         Batch { producer: self }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, place: &Place, bytes: &[u8]) {
         self.clear_user_header(place);
         self.payload.write(place.payload as usize, bytes);
-        self.stage(place, bytes.len());
-        self.publish();
+        self.publish_one(place, bytes.len());
+    }
+
+    /// P3 to P6 for one record alone.
+    #[inline(always)]
+    pub(super) fn publish_one(&mut self, place: &Place, len: usize) {
+        if place.padding > 0 {
+            self.stage(place, len);
+            return self.publish();
+        }
+        let span = self.geometry.span_of(place, len as u64);
+        let end = self.geometry.advance(place.header, span);
+        self.payload.store64(end as usize, 0, Relaxed);
+        self.payload.store64(place.header as usize, record_word(len as u64), Release); // edge `commit`
+        self.position += span;
+        self.offset = end;
+        self.port.announce();
+        self.port.stats.passed(1, len as u64);
     }
 
     /// A user header nobody sets is zero, not what an earlier record left.
-    #[inline]
+    #[inline(always)]
     pub(super) fn clear_user_header(&self, place: &Place) {
         let len = self.geometry.user_header() as usize;
         if len > 0 {
@@ -197,7 +214,7 @@ impl RecordProducer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn try_place(&mut self, len: usize) -> Result<Place, SendError> {
         match self.place(len) {
             Err(SendError::Full) => self.still_full(len),
@@ -206,6 +223,7 @@ impl RecordProducer {
     }
 
     #[cold]
+    #[inline(never)]
     fn still_full(&mut self, len: usize) -> Result<Place, SendError> {
         self.port.stats.full();
         match self.port.tried_in_vain() {
@@ -218,7 +236,7 @@ impl RecordProducer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn place_until(
         &mut self,
         len: usize,
@@ -232,6 +250,7 @@ impl RecordProducer {
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_for_place(
         &mut self,
         len: usize,
@@ -253,7 +272,7 @@ impl RecordProducer {
     }
 
     /// P1: where a record of `len` bytes goes, behind what is staged.
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, len: usize) -> Result<Place, SendError> {
         if !self.port.usable() {
             return Err(self.refusal());
@@ -275,9 +294,10 @@ impl RecordProducer {
     }
 
     /// Asks the consumer's line.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn look_for_room(&mut self) -> Result<(), SendError> {
-        let released = self.control.load64(RELEASED, Acquire); // edge `release`
+        let released = self.released.load(Acquire); // edge `release`
         match limit_from(released, self.position, self.geometry.capacity() - WORD, WORD) {
             Ok(limit) => self.limit = limit + WORD,
             Err(corruption) => return Err(self.corrupt(corruption)),
@@ -370,7 +390,7 @@ impl RecordProducer {
 
     /// How many bytes wait to be received, headers included, as far as the consumer's line tells.
     pub fn len(&self) -> u64 {
-        let released = self.control.load64(RELEASED, Relaxed);
+        let released = self.released.load(Relaxed);
         self.position.saturating_sub(released).min(self.geometry.capacity())
     }
 

@@ -135,9 +135,10 @@ impl<'a> Reservation<'a> {
 
     #[inline]
     fn finish(self, len: usize) {
-        self.producer.stage(&self.place, len);
         if self.alone {
-            self.producer.publish();
+            self.producer.publish_one(&self.place, len);
+        } else {
+            self.producer.stage(&self.place, len);
         }
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! The steps C1 to C4 are told in the parent module.
 
+use super::windows;
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError};
-use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
+use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
-use crate::view::View;
-use crate::wait::{Port, Wait, deadline_after};
+use crate::view::{Slot, SlotCursor, Word64};
+use crate::wait::{Port, STREAM, Wait, deadline_after};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::time::Duration;
@@ -17,10 +18,11 @@ use std::time::Instant;
 pub struct RawConsumer {
     geometry: SlotGeometry,
     position: u64,
-    offset: usize,
+    /// The position at which a wait last found nothing.
+    caught_up_at: u64,
     corruption: Option<Corruption>,
-    payload: View,
-    control: View,
+    slots: SlotCursor,
+    released: Word64,
     pub(in crate::ring) port: Port,
 }
 
@@ -30,9 +32,12 @@ impl RawConsumer {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let position = parts.control.load64(RELEASED, Acquire);
         let position = check_released_at_attach(position, 1)?;
-        let (control, payload, port) = parts.into_port(Side::Consumer);
-        let offset = geometry.offset_of(position);
-        Ok(Self { geometry, position, offset, corruption: None, payload, control, port })
+        let (control, payload, mut port) = parts.into_port(Side::Consumer)?;
+        port.stats.count_positions(geometry.size());
+        let (released, mut slots) = windows(&control, &payload, &geometry)?;
+        slots.seek(position);
+        let (caught_up_at, corruption) = (position, None);
+        Ok(Self { geometry, position, caught_up_at, corruption, slots, released, port })
     }
 
     /// Receives a message into `bytes`, of exactly [`RawConsumer::size`] bytes, if there is one.
@@ -90,17 +95,17 @@ impl RawConsumer {
 
     /// A reader of one slot that fills `bytes`.
     #[inline]
-    fn into_bytes(bytes: &mut [u8]) -> impl FnMut(&View, usize, usize) -> Option<()> {
-        |payload, offset, _| {
-            payload.read(offset, bytes);
+    fn into_bytes(bytes: &mut [u8]) -> impl FnMut(&Slot<'_>) -> Option<()> {
+        |slot| {
+            slot.read(bytes);
             Some(())
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(in crate::ring) fn try_take<R>(
         &mut self,
-        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         match self.take(&mut read) {
             Err(RecvError::Empty) => {}
@@ -116,15 +121,17 @@ impl RawConsumer {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(in crate::ring) fn still_empty(&mut self) -> RecvError {
         self.port.stats.empty();
         self.port.tried_in_vain().map_or(RecvError::Empty, RecvError::from)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(in crate::ring) fn take_until<R>(
         &mut self,
-        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<R, RecvError> {
         match self.take(&mut read) {
@@ -136,8 +143,18 @@ impl RawConsumer {
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
         self.port.stats.empty();
+        let streamed = self.position - self.caught_up_at >= STREAM;
+        self.caught_up_at = self.position;
+        if streamed {
+            self.port.look_away();
+            match self.poll() {
+                Err(RecvError::Empty) => {}
+                done => return done,
+            }
+        }
         let mut wait = Wait::until(deadline);
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {
@@ -153,31 +170,28 @@ impl RawConsumer {
     }
 
     /// C1 to C4.
-    #[inline]
-    fn take<R>(
-        &mut self,
-        read: &mut impl FnMut(&View, usize, usize) -> Option<R>,
-    ) -> Result<R, RecvError> {
+    #[inline(always)]
+    fn take<R>(&mut self, read: &mut impl FnMut(&Slot<'_>) -> Option<R>) -> Result<R, RecvError> {
         self.poll()?;
-        let value = read(&self.payload, self.offset + WORD_LEN, self.geometry.size());
         let position = self.position;
-        self.position += 1;
-        self.offset = self.geometry.next(self.offset);
-        self.release(1);
+        let value = read(&self.slots.slot());
+        self.slots.advance();
+        self.release(position + 1);
         value.ok_or(RecvError::InvalidValue { position })
     }
 
     /// C1: whether there is a message at `position`.
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self) -> Result<(), RecvError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let stamp = self.payload.load64(self.offset, Acquire); // edge `commit`
+        let stamp = self.slots.slot().load(Acquire); // edge `commit`
         if stamp == stamp_of(self.position) { Ok(()) } else { self.not_fresh(stamp) }
     }
 
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn not_fresh(&mut self, stamp: u64) -> Result<(), RecvError> {
         match check_old_stamp(stamp, self.position, self.geometry.capacity()) {
             Ok(()) => Err(RecvError::Empty),
@@ -185,12 +199,13 @@ impl RawConsumer {
         }
     }
 
-    /// C3 and C4, for the last `count` messages before `position`.
-    #[inline]
-    fn release(&mut self, count: u64) {
-        self.control.store64(RELEASED, self.position, Release); // edge `release`
+    /// C3 and C4: everything before `position` is delivered.
+    #[inline(always)]
+    fn release(&mut self, position: u64) {
+        self.position = position;
+        self.released.store(position, Release); // edge `release`
         self.port.announce();
-        self.port.stats.passed(count, count * self.geometry.size() as u64);
+        self.port.stats.reached(position);
     }
 
     #[cold]
@@ -211,34 +226,37 @@ impl RawConsumer {
     pub(in crate::ring) fn take_batch<R>(
         &mut self,
         max: usize,
-        mut read: impl FnMut(&View, usize, usize) -> Option<R>,
+        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
         mut take: impl FnMut(usize, R),
     ) -> Result<usize, RecvError> {
+        if max == 0 {
+            return Ok(0);
+        }
+        self.poll()?;
+        let position = self.position;
+        let mut walk = self.slots.walk();
         let mut count = 0;
-        while count < max {
-            match self.poll() {
-                Ok(()) => {}
-                Err(error) if count == 0 => return Err(error),
-                Err(_) => break,
-            }
-            match read(&self.payload, self.offset + WORD_LEN, self.geometry.size()) {
+        loop {
+            match read(&walk.slot()) {
                 Some(value) => take(count, value),
                 None if count > 0 => break,
                 None => {
-                    let position = self.position;
-                    self.position += 1;
-                    self.offset = self.geometry.next(self.offset);
-                    self.release(1);
+                    self.slots.advance();
+                    self.release(position + 1);
                     return Err(RecvError::InvalidValue { position });
                 }
             }
-            self.position += 1;
-            self.offset = self.geometry.next(self.offset);
+            walk.step();
             count += 1;
+            // A stamp that is not fresh, a lie too, is looked at when the next batch begins.
+            let fresh = || walk.slot().load(Acquire) == stamp_of(position + count as u64);
+            if count == max || !fresh() {
+                break;
+            }
         }
-        if count > 0 {
-            self.release(count as u64);
-        }
+        let place = walk.place();
+        self.slots.go(place);
+        self.release(position + count as u64);
         Ok(count)
     }
 
@@ -246,11 +264,10 @@ impl RawConsumer {
     #[inline]
     pub(in crate::ring) fn look<R>(
         &mut self,
-        read: impl FnOnce(&View, usize, usize) -> Option<R>,
+        read: impl FnOnce(&Slot<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         self.poll()?;
-        read(&self.payload, self.offset + WORD_LEN, self.geometry.size())
-            .ok_or(RecvError::InvalidValue { position: self.position })
+        read(&self.slots.slot()).ok_or(RecvError::InvalidValue { position: self.position })
     }
 
     /// C3 and C4 for the message that [`look`](Self::look) has just found, without another look:
@@ -268,7 +285,7 @@ impl RawConsumer {
     ///
     /// As [`RawConsumer::try_recv`].
     pub fn skip(&mut self) -> Result<(), RecvError> {
-        self.try_take(|_, _, _| Some(()))
+        self.try_take(|_| Some(()))
     }
 
     /// The bytes of one message.
@@ -290,8 +307,7 @@ impl RawConsumer {
     pub fn lag(&self) -> u64 {
         let fresh = |ahead: u64| {
             let position = self.position + ahead;
-            let offset = self.geometry.offset_of(position);
-            self.payload.load64(offset, Acquire) == stamp_of(position)
+            self.slots.slot_of(position).load(Acquire) == stamp_of(position)
         };
         let (mut low, mut high) = (0, self.geometry.capacity());
         while low < high {

@@ -64,5 +64,21 @@
 mod consumer;
 mod producer;
 
+use super::error::AttachError;
+use super::layout::RELEASED;
+use super::position::SlotGeometry;
+use crate::view::{SlotCursor, View, Word64};
+
 pub use consumer::RawConsumer;
 pub use producer::RawProducer;
+
+/// The consumer's released position and the slots, found once.
+fn windows(
+    control: &View,
+    payload: &View,
+    geometry: &SlotGeometry,
+) -> Result<(Word64, SlotCursor), AttachError> {
+    let released = control.find64(RELEASED).ok_or(AttachError::ReadOnly)?;
+    let slots = payload.slots(geometry.bytes(), geometry.stride());
+    Ok((released, slots.ok_or(AttachError::Geometry)?))
+}

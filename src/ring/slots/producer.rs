@@ -2,11 +2,12 @@
 //!
 //! The steps P1 to P4, A1 and A2 are told in the parent module.
 
+use super::windows;
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, SendError};
-use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
+use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_released_at_attach, limit_from, stamp_of};
-use crate::view::View;
+use crate::view::{SlotCursor, Word64};
 use crate::wait::{Port, Wait, deadline_after};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -18,10 +19,9 @@ pub struct RawProducer {
     geometry: SlotGeometry,
     position: u64,
     limit: u64,
-    offset: usize,
     corruption: Option<Corruption>,
-    payload: View,
-    control: View,
+    slots: SlotCursor,
+    released: Word64,
     pub(in crate::ring) port: Port,
 }
 
@@ -31,10 +31,13 @@ impl RawProducer {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released_at_attach(released, 1)?;
-        let (control, payload, port) = parts.into_port(Side::Producer);
-        let (position, offset) = recover(&payload, &geometry, released);
+        let (control, payload, mut port) = parts.into_port(Side::Producer)?;
+        port.stats.count_positions(geometry.size());
+        let (word, mut slots) = windows(&control, &payload, &geometry)?;
+        let position = recover(&mut slots, &geometry, released);
         let limit = released + geometry.capacity();
-        Ok(Self { geometry, position, limit, offset, corruption: None, payload, control, port })
+        let corruption = None;
+        Ok(Self { geometry, position, limit, corruption, slots, released: word, port })
     }
 
     /// Sends the message `bytes`, of exactly [`RawProducer::size`] bytes, if there is room now.
@@ -90,7 +93,7 @@ impl RawProducer {
         if len == size { Ok(()) } else { Err(SendError::WrongSize { len, size }) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(in crate::ring) fn try_put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         match self.put(bytes) {
             Err(SendError::Full) => self.still_full(bytes),
@@ -99,6 +102,7 @@ impl RawProducer {
     }
 
     #[cold]
+    #[inline(never)]
     fn still_full(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         self.port.stats.full();
         match self.port.tried_in_vain() {
@@ -111,7 +115,7 @@ impl RawProducer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(in crate::ring) fn put_until(
         &mut self,
         bytes: &[u8],
@@ -124,6 +128,7 @@ impl RawProducer {
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_and_put(&mut self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
         self.port.stats.full();
         let mut wait = Wait::until(deadline);
@@ -141,26 +146,28 @@ impl RawProducer {
     }
 
     /// P1 to P4.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         self.room()?;
-        self.payload.write(self.offset + WORD_LEN, bytes);
-        self.publish(self.offset, 1, self.geometry.next(self.offset));
+        let position = self.position;
+        let slot = self.slots.slot();
+        slot.write(bytes);
+        slot.store(stamp_of(position), Release); // edge `commit`
+        self.slots.advance();
+        self.published(position + 1);
         Ok(())
     }
 
-    /// Stores the stamp of the message at `position`, which makes `count` messages visible.
-    #[inline]
-    fn publish(&mut self, first: usize, count: u64, next: usize) {
-        self.payload.store64(first, stamp_of(self.position), Release); // edge `commit`
-        self.position += count;
-        self.offset = next;
+    /// P4, behind the stamp that made everything before `position` visible.
+    #[inline(always)]
+    fn published(&mut self, position: u64) {
+        self.position = position;
         self.port.announce();
-        self.port.stats.passed(count, count * self.geometry.size() as u64);
+        self.port.stats.reached(position);
     }
 
     /// P1: how many messages fit, at least one.
-    #[inline]
+    #[inline(always)]
     fn room(&mut self) -> Result<u64, SendError> {
         if !self.port.usable() {
             return Err(self.refusal());
@@ -170,9 +177,10 @@ impl RawProducer {
     }
 
     /// Asks the consumer's line.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn look_for_room(&mut self) -> Result<u64, SendError> {
-        let released = self.control.load64(RELEASED, Acquire); // edge `release`
+        let released = self.released.load(Acquire); // edge `release`
         match limit_from(released, self.position, self.geometry.capacity(), 1) {
             Ok(limit) => self.limit = limit,
             Err(corruption) => return Err(self.corrupt(corruption)),
@@ -210,17 +218,20 @@ impl RawProducer {
             other => other?,
         };
         let count = room.min(count as u64) as usize;
-        let first = self.offset;
-        let mut offset = first;
-        for index in 0..count {
-            self.payload.write(offset + WORD_LEN, message(index));
-            if index > 0 {
-                // Not seen before the first stamp, whose release store covers it.
-                self.payload.store64(offset, stamp_of(self.position + index as u64), Relaxed);
-            }
-            offset = self.geometry.next(offset);
+        let position = self.position;
+        let mut walk = self.slots.walk();
+        let first = walk.step();
+        for index in 1..count {
+            let slot = walk.step();
+            slot.write(message(index));
+            // Not seen before the first stamp, whose release store covers it.
+            slot.store(stamp_of(position + index as u64), Relaxed);
         }
-        self.publish(first, count as u64, offset);
+        first.write(message(0));
+        first.store(stamp_of(position), Release); // edge `commit`
+        let place = walk.place();
+        self.slots.go(place);
+        self.published(position + count as u64);
         Ok(count)
     }
 
@@ -295,7 +306,7 @@ impl RawProducer {
 
     /// How many messages wait to be received, as far as the consumer's line tells.
     pub fn len(&self) -> u64 {
-        let released = self.control.load64(RELEASED, Relaxed);
+        let released = self.released.load(Relaxed);
         self.position.saturating_sub(released).min(self.geometry.capacity())
     }
 
@@ -307,23 +318,24 @@ impl RawProducer {
     endpoint_calls!(port);
 }
 
-/// A1 and A2: finds the committed end and its slot, and clears what lies beyond.
-fn recover(payload: &View, geometry: &SlotGeometry, released: u64) -> (u64, usize) {
-    let start = geometry.offset_of(released);
-    let (mut position, mut offset) = (released, start);
+/// A1 and A2: finds the committed end, moves there, and clears what lies beyond.
+fn recover(slots: &mut SlotCursor, geometry: &SlotGeometry, released: u64) -> u64 {
+    slots.seek(released);
     let lap = released + geometry.capacity();
-    while position < lap && payload.load64(offset, Acquire) == stamp_of(position) {
-        position += 1;
-        offset = geometry.next(offset);
+    let mut end = released;
+    let mut walk = slots.walk();
+    while end < lap && walk.slot().load(Acquire) == stamp_of(end) {
+        walk.step();
+        end += 1;
     }
-    let end = (position, offset);
-    while position < lap {
-        if payload.load64(offset, Relaxed) == stamp_of(position) {
-            payload.store64(offset, 0, Relaxed);
+    let place = walk.place();
+    for position in end..lap {
+        let slot = walk.step();
+        if slot.load(Relaxed) == stamp_of(position) {
+            slot.store(0, Relaxed);
         }
-        position += 1;
-        offset = geometry.next(offset);
     }
+    slots.go(place);
     end
 }
 

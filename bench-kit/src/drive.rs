@@ -1,0 +1,218 @@
+//! Ping-pong, streams and bursts over any pair of calls.
+//!
+//! Every message is a number, or a run of equal words; the receiver sums what it
+//! gets and compares in the end. The calls are closures, so that each contestant
+//! is compiled into its own loop.
+
+use crate::stage::{Outcome, Side, Stage};
+use core::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Instant;
+
+/// Round trips of a number: `send` and `receive` are the same on both sides.
+///
+/// # Errors
+///
+/// Theirs; or if a wrong number came back.
+pub fn ping_pong(
+    stage: &Stage,
+    mut send: impl FnMut(u64) -> Outcome,
+    mut receive: impl FnMut() -> Outcome<u64>,
+) -> Outcome {
+    let mut number = 0_u64;
+    match stage.side() {
+        Side::First => stage.run(|count| {
+            for _ in 0..count {
+                number += 1;
+                send(number)?;
+                if receive()? != number {
+                    return Err("a wrong number came back".into());
+                }
+            }
+            Ok(())
+        }),
+        Side::Second => stage.run(|count| {
+            for _ in 0..count {
+                let number = receive()?;
+                send(number)?;
+            }
+            Ok(())
+        }),
+    }
+}
+
+/// Round trips, each with its time.
+///
+/// # Errors
+///
+/// Those of the calls.
+pub fn timed_ping_pong(
+    stage: &Stage,
+    mut send: impl FnMut(u64) -> Outcome,
+    mut receive: impl FnMut() -> Outcome<u64>,
+) -> Outcome {
+    let mut number = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count {
+            if stage.side() == Side::First {
+                number += 1;
+                let began = Instant::now();
+                send(number)?;
+                receive()?;
+                stage.sample(began.elapsed().as_nanos() as u64);
+            } else {
+                let number = receive()?;
+                send(number)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The sending half of a stream: `send` is given the numbers from 1 on.
+///
+/// # Errors
+///
+/// Those of `send`.
+#[inline]
+pub fn send_all(stage: &Stage, mut send: impl FnMut(u64) -> Outcome) -> Outcome {
+    let mut number = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count {
+            number += 1;
+            send(number)?;
+        }
+        Ok(())
+    })
+}
+
+/// The receiving half: `receive` yields the sum of a message's words, of which there are `words`.
+///
+/// # Errors
+///
+/// Those of `receive`; or if the sum over everything is wrong.
+#[inline]
+pub fn receive_all(
+    stage: &Stage,
+    words: u64,
+    mut receive: impl FnMut() -> Outcome<u64>,
+) -> Outcome {
+    let mut sum = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count {
+            sum = sum.wrapping_add(receive()?);
+        }
+        Ok(())
+    })?;
+    check_sum(stage, words, sum)
+}
+
+/// The sending half of a stream in batches: `send` is given the first number of each.
+///
+/// # Errors
+///
+/// Those of `send`.
+#[inline]
+pub fn send_batches(stage: &Stage, batch: u64, mut send: impl FnMut(u64) -> Outcome) -> Outcome {
+    let mut number = 1_u64;
+    stage.run(|count| {
+        for _ in 0..count / batch {
+            send(number)?;
+            number += batch;
+        }
+        Ok(())
+    })
+}
+
+/// The receiving half of a stream in batches of any size: `receive` is told how many messages
+/// are wanted at most, and yields how many came and the sum of their words.
+///
+/// # Errors
+///
+/// Those of `receive`; or if the sum over everything is wrong.
+#[inline]
+pub fn receive_batches(
+    stage: &Stage,
+    words: u64,
+    mut receive: impl FnMut(u64) -> Outcome<(u64, u64)>,
+) -> Outcome {
+    let mut sum = 0_u64;
+    stage.run(|count| {
+        let mut left = count;
+        while left > 0 {
+            let (came, words) = receive(left)?;
+            left -= came;
+            sum = sum.wrapping_add(words);
+        }
+        Ok(())
+    })?;
+    check_sum(stage, words, sum)
+}
+
+fn check_sum(stage: &Stage, words: u64, sum: u64) -> Outcome {
+    let all = u128::from(stage.total());
+    let expected = (all * (all + 1) / 2).wrapping_mul(u128::from(words)) as u64;
+    if sum == expected { Ok(()) } else { Err("the sum over all messages is wrong".into()) }
+}
+
+/// How many messages make a burst.
+pub const BURST: u64 = 32;
+/// The line by which the receiver of bursts asks for the next one.
+const ASKED: usize = 60;
+
+/// The sending half of bursts: each message carries the time at which it was sent, in ns of a
+/// clock that both halves read.
+///
+/// # Errors
+///
+/// Those of `send`.
+pub fn send_bursts(stage: &Stage, mut send: impl FnMut(u64) -> Outcome) -> Outcome {
+    let asked = stage.shared().word(ASKED);
+    asked.store(0, Release);
+    let mut bursts = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count / BURST {
+            while asked.load(Acquire) != bursts {
+                core::hint::spin_loop();
+            }
+            // The receiver is in its waiting loop again.
+            let began = Instant::now();
+            while began.elapsed().as_nanos() < 500 {
+                core::hint::spin_loop();
+            }
+            for _ in 1..BURST {
+                send(1)?;
+            }
+            send(now())?;
+            bursts += 1;
+        }
+        Ok(())
+    })
+}
+
+/// The receiving half of bursts: samples how old the last message of each is.
+///
+/// # Errors
+///
+/// Those of `receive`.
+pub fn receive_bursts(stage: &Stage, mut receive: impl FnMut() -> Outcome<u64>) -> Outcome {
+    let asked = stage.shared().word(ASKED);
+    let mut bursts = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count / BURST {
+            for _ in 1..BURST {
+                receive()?;
+            }
+            let sent = receive()?;
+            stage.sample(now().saturating_sub(sent));
+            bursts += 1;
+            asked.store(bursts, Release);
+        }
+        Ok(())
+    })
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the same in all processes.
+fn now() -> u64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
