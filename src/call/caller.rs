@@ -3,9 +3,9 @@
 //! The steps K1 to K5 are told in the parent module.
 
 use super::endpoint::{AttachError, CALLER_WORDS, Parts};
-use super::layout::{BAD_HEADER, BYTES, HEADER, Lengths, State, next};
+use super::layout::{BAD_HEADER, HEADER, Lengths, State, next};
 use crate::outcome::CallError;
-use crate::view::View;
+use crate::view::SlotCursor;
 use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -38,7 +38,7 @@ pub struct Caller<Req, Resp> {
     sequence: u64,
     phase: Phase,
     corruption: Option<&'static str>,
-    payload: View,
+    line: SlotCursor,
     port: Port,
     types: PhantomData<fn(Req) -> Resp>,
 }
@@ -57,9 +57,9 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
             State::Free | State::Answer => Phase::Free,
             State::Request | State::Answering => Phase::Foreign,
         };
-        let (_, payload, port) = parts.into_port(CALLER_WORDS);
+        let (_, line, port) = parts.into_port(CALLER_WORDS)?;
         let sequence = header.sequence;
-        Ok(Self { lengths, sequence, phase, corruption: None, payload, port, types: PhantomData })
+        Ok(Self { lengths, sequence, phase, corruption: None, line, port, types: PhantomData })
     }
 
     /// Sends a request and waits for its answer.
@@ -201,9 +201,10 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
         }
         self.sequence = next(self.sequence);
         self.phase = Phase::Own;
-        self.payload.write(BYTES, bytes_of(request));
         let word = self.lengths.word(self.sequence, State::Request);
-        self.payload.store64(HEADER, word, Release); // edge `request`
+        let line = self.line.slot();
+        line.write(bytes_of(request));
+        line.store(word, Release); // edge `request`
         self.port.announce();
         self.port.stats.passed(1, size_of::<Req>() as u64);
         Ok(())
@@ -226,7 +227,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let word = self.payload.load64(HEADER, Acquire); // edge `answer`
+        let word = self.line.slot().load(Acquire); // edge `answer`
         if word == self.lengths.word(self.sequence, State::Answer) {
             return Ok(true);
         }
@@ -255,11 +256,12 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
     #[inline]
     fn take(&mut self) -> Result<Resp, CallError> {
         self.phase = Phase::Free;
-        let answer = self.payload.read_checked(BYTES);
+        let answer = self.line.slot().read_checked();
         answer.ok_or(CallError::InvalidValue { sequence: self.sequence })
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_until_over(&mut self, deadline: Option<Instant>) -> Result<(), CallError> {
         let mut wait = Wait::until(deadline);
         let result = loop {
@@ -349,7 +351,7 @@ impl<Req, Resp> fmt::Debug for Caller<Req, Resp> {
 #[cfg(test)]
 impl<Req, Resp> Caller<Req, Resp> {
     /// Goes on with another line, as if a peer had made it out of this one.
-    pub(super) fn adopt(&mut self, payload: View) {
-        self.payload = payload;
+    pub(super) fn adopt(&mut self, payload: crate::view::View) {
+        self.line = payload.slots(super::layout::LINE_LEN, super::layout::LINE_LEN).unwrap();
     }
 }

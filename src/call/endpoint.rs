@@ -1,11 +1,12 @@
 //! What both ends of a call cell are made from.
 
 use super::layout::{
-    ALIGN, CALLER_SLEEP, CALLER_UNFENCED, CONTROL_LEN, PAYLOAD_LEN, SERVER_SLEEP, SERVER_UNFENCED,
+    ALIGN, CALLER_SLEEP, CALLER_UNFENCED, CONTROL_LEN, LINE_LEN, PAYLOAD_LEN, SERVER_SLEEP,
+    SERVER_UNFENCED,
 };
 use crate::error::{Error, ErrorKind};
 use crate::stats::StatsWriter;
-use crate::view::View;
+use crate::view::{SlotCursor, View};
 use crate::wait::{Link, Port, WaitWords};
 
 /// What the segment hands to a new end: its windows, its statistics, its claim.
@@ -47,10 +48,15 @@ impl Parts {
         if sound { Ok(()) } else { Err(AttachError::Geometry) }
     }
 
-    /// Control words, line, and the port made from the rest.
-    pub(super) fn into_port(self, words: WaitWords) -> (View, View, Port) {
-        let port = Port::new(self.control.clone(), words, self.link, self.stats);
-        (self.control, self.payload, port)
+    /// Control words, the line as a slot, and the port made from the rest.
+    pub(super) fn into_port(
+        self,
+        words: WaitWords,
+    ) -> Result<(View, SlotCursor, Port), AttachError> {
+        let port = Port::new(self.control.clone(), words, self.link, self.stats)
+            .ok_or(AttachError::ReadOnly)?;
+        let line = self.payload.slots(LINE_LEN, LINE_LEN).ok_or(AttachError::Geometry)?;
+        Ok((self.control, line, port))
     }
 }
 

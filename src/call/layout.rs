@@ -46,12 +46,14 @@ pub(crate) const HEADER: usize = 0;
 pub(crate) const BYTES: usize = 8;
 /// The longest request and the longest answer.
 pub(crate) const BYTES_MAX: usize = 56;
+/// The line: the header word and what stands beside it.
+pub(crate) const LINE_LEN: usize = BYTES + BYTES_MAX;
 /// The length of the payload.
 pub(crate) const PAYLOAD_LEN: usize = 128;
 
 const _: () = {
     // All of a call in one line; what the server writes for itself in another.
-    assert!(BYTES + BYTES_MAX == 64 && PAYLOAD_LEN == ALIGN);
+    assert!(HEADER == 0 && LINE_LEN == 64 && PAYLOAD_LEN == ALIGN);
     assert!(SERVER_UNFENCED == ALIGN && JOURNAL == SERVER_UNFENCED + 8);
     assert!(JOURNAL + BYTES_MAX == ALIGN + 64);
     assert!(SERVER_SLEEP == 2 * ALIGN && CALLER_SLEEP == 3 * ALIGN && CONTROL_LEN == 4 * ALIGN);

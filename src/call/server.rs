@@ -7,7 +7,7 @@ use super::layout::{
     BAD_HEADER, BYTES, BYTES_MAX, HEADER, JOURNAL, Lengths, State, next, previous,
 };
 use crate::outcome::ServeError;
-use crate::view::View;
+use crate::view::{SlotCursor, View};
 use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -32,7 +32,7 @@ pub struct Server<Req, Resp> {
     left: u64,
     corruption: Option<&'static str>,
     control: View,
-    payload: View,
+    line: SlotCursor,
     port: Port,
     types: PhantomData<fn(Req) -> Resp>,
 }
@@ -65,11 +65,11 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
                 header.sequence
             }
         };
-        let (control, payload, port) = parts.into_port(SERVER_WORDS);
+        let (control, line, port) = parts.into_port(SERVER_WORDS)?;
         let expected = lengths.word(sequence, State::Request);
         let types = PhantomData;
         let corruption = None;
-        Ok(Self { lengths, sequence, expected, left, corruption, control, payload, port, types })
+        Ok(Self { lengths, sequence, expected, left, corruption, control, line, port, types })
     }
 
     /// Waits for a request and answers it with what `work` makes of it.
@@ -214,6 +214,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     }
 
     #[cold]
+    #[inline(never)]
     fn wait_for_request(&mut self, deadline: Option<Instant>) -> Result<(), ServeError> {
         let mut wait = Wait::until(deadline);
         let result = loop {
@@ -236,7 +237,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let word = self.payload.load64(HEADER, Acquire); // edge `request`
+        let word = self.line.slot().load(Acquire); // edge `request`
         if word == self.expected {
             Ok(true)
         } else if word == self.left {
@@ -250,7 +251,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline]
     fn take(&mut self) -> Result<Req, ServeError> {
         self.keep();
-        match self.payload.read_checked(BYTES) {
+        match self.line.slot().read_checked() {
             Some(request) => Ok(request),
             None => Err(self.refuse_invalid()),
         }
@@ -271,7 +272,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline(always)]
     fn keep_bytes(&self, len: usize) {
         let mut bytes = [0; BYTES_MAX];
-        self.payload.read(BYTES, &mut bytes[..len]);
+        self.line.slot().read(&mut bytes[..len]);
         self.control.write(JOURNAL, &bytes[..len]);
     }
 
@@ -282,9 +283,10 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
             return Err(self.refusal());
         }
         let answering = self.lengths.word(self.sequence, State::Answering);
-        self.payload.store64(HEADER, answering, Release); // edge `journal`
+        let line = self.line.slot();
+        line.store(answering, Release); // edge `journal`
         fence(Release); // edge `torn`
-        self.payload.write(BYTES, bytes_of(answer));
+        line.write(bytes_of(answer));
         self.end_call(State::Answer);
         self.port.stats.passed(1, size_of::<Resp>() as u64);
         Ok(())
@@ -294,7 +296,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline]
     fn end_call(&mut self, state: State) {
         self.left = self.lengths.word(self.sequence, state);
-        self.payload.store64(HEADER, self.left, Release); // edge `answer`
+        self.line.slot().store(self.left, Release); // edge `answer`
         self.sequence = next(self.sequence);
         self.expected = self.lengths.word(self.sequence, State::Request);
         self.port.announce();

@@ -63,12 +63,11 @@ use crate::segment::builder::SegmentBuilder;
 use crate::segment::directory::TypeIdentity;
 use crate::segment::endpoint::Role;
 use crate::stats::Stats;
-use crate::view::View;
+use crate::view::Slot;
 use crate::wait::{Canceller, PeerChange, Wait, WaitMode, deadline_after};
-use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
+use bytemuck::{AnyBitPattern, CheckedBitPattern, NoUninit, Zeroable, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -82,7 +81,7 @@ const BAD_ROOM: &str = "the response ring lost its room";
 /// A value as it lies in a slot: its call's number, then the value, no gap.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
-pub(super) struct Slot<T> {
+pub(super) struct Numbered<T> {
     pub(super) number: u64,
     pub(super) value: T,
 }
@@ -90,19 +89,46 @@ pub(super) struct Slot<T> {
 // SAFETY: `repr(packed)` leaves no padding between or behind the fields; both are NoUninit (u64
 // and, by the bound, T), so they have none inside, no uninitialised bytes and no interior
 // mutability; Copy by the derive, 'static by T's own bound.
-unsafe impl<T: NoUninit> NoUninit for Slot<T> {}
+unsafe impl<T: NoUninit> NoUninit for Numbered<T> {}
 
-/// Reads a slot: its number, and its value if the bytes are one.
-#[inline]
-fn read_slot<T: CheckedBitPattern>(
-    payload: &View,
-    offset: usize,
-    _size: usize,
-) -> Option<(u64, Option<T>)> {
-    Some((payload.load64(offset, Relaxed), payload.read_checked(offset + 8)))
+/// The bytes of a [`Numbered`] that was not checked yet.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+pub(super) struct NumberedBits<B> {
+    number: u64,
+    value: B,
 }
 
-fn pass(_: &View, _: usize, _: usize) -> Option<()> {
+// SAFETY: zero bytes are a u64 and, by the bound, a B; there is nothing else in it.
+unsafe impl<B: Zeroable> Zeroable for NumberedBits<B> {}
+
+// SAFETY: any bytes are a u64 and, by the bound, a B; `repr(packed)` leaves no padding; Copy by
+// the derive, 'static by B's own bound.
+unsafe impl<B: AnyBitPattern> AnyBitPattern for NumberedBits<B> {}
+
+// SAFETY: `Bits` has the same representation, with `T::Bits` in the place of T, which has T's layout
+// by T's own promise; a number is valid whatever its bits, and T is asked about the value.
+unsafe impl<T: CheckedBitPattern> CheckedBitPattern for Numbered<T> {
+    type Bits = NumberedBits<T::Bits>;
+
+    #[inline]
+    fn is_valid_bit_pattern(bits: &Self::Bits) -> bool {
+        // A copy, as packed fields lend no reference; it goes where the check looks at nothing.
+        let value = bits.value;
+        T::is_valid_bit_pattern(&value)
+    }
+}
+
+/// Reads a slot: its number, and its value if the bytes are one.
+#[inline(always)]
+fn read_slot<T: CheckedBitPattern>(slot: &Slot<'_>) -> Option<(u64, Option<T>)> {
+    let mut number = [0; 8];
+    slot.read(&mut number);
+    let value = slot.read_checked::<Numbered<T>>().map(|slot| slot.value);
+    Some((u64::from_ne_bytes(number), value))
+}
+
+fn pass(_: &Slot<'_>) -> Option<()> {
     Some(())
 }
 
@@ -128,7 +154,7 @@ impl<Req, Resp> Duplex<Req, Resp> {
         self
     }
 
-    fn rings(&self) -> (TypedRing<Slot<Req>>, TypedRing<Slot<Resp>>) {
+    fn rings(&self) -> (TypedRing<Numbered<Req>>, TypedRing<Numbered<Resp>>) {
         let requests = TypedRing::new(self.capacity).identity(self.identity.clone());
         (requests, TypedRing::new(self.capacity).identity(self.identity.clone()))
     }
@@ -206,10 +232,10 @@ impl Segment {
         identity: &TypeIdentity,
     ) -> ControlResult<DuplexCaller<Req, Resp>> {
         let (request, response) = names(name);
-        let requests = self.typed::<Slot<Req>>(&request, identity, Role::Producer)?;
-        let responses = self.typed::<Slot<Resp>>(&response, identity, Role::Consumer)?;
-        let to = slot_geometry(&requests, size_of::<Slot<Req>>())?;
-        let from = slot_geometry(&responses, size_of::<Slot<Resp>>())?;
+        let requests = self.typed::<Numbered<Req>>(&request, identity, Role::Producer)?;
+        let responses = self.typed::<Numbered<Resp>>(&response, identity, Role::Consumer)?;
+        let to = slot_geometry(&requests, size_of::<Numbered<Req>>())?;
+        let from = slot_geometry(&responses, size_of::<Numbered<Resp>>())?;
         let requests = parts(&requests, Role::Producer)?;
         let responses = parts(&responses, Role::Consumer)?;
         DuplexCaller::attach((requests, to), (responses, from)).map_err(|e| e.of(name))
@@ -238,10 +264,10 @@ impl Segment {
         identity: &TypeIdentity,
     ) -> ControlResult<DuplexServer<Req, Resp>> {
         let (request, response) = names(name);
-        let requests = self.typed::<Slot<Req>>(&request, identity, Role::Consumer)?;
-        let responses = self.typed::<Slot<Resp>>(&response, identity, Role::Producer)?;
-        let from = slot_geometry(&requests, size_of::<Slot<Req>>())?;
-        let to = slot_geometry(&responses, size_of::<Slot<Resp>>())?;
+        let requests = self.typed::<Numbered<Req>>(&request, identity, Role::Consumer)?;
+        let responses = self.typed::<Numbered<Resp>>(&response, identity, Role::Producer)?;
+        let from = slot_geometry(&requests, size_of::<Numbered<Req>>())?;
+        let to = slot_geometry(&responses, size_of::<Numbered<Resp>>())?;
         let requests = parts(&requests, Role::Consumer)?;
         let responses = parts(&responses, Role::Producer)?;
         DuplexServer::attach((requests, from), (responses, to)).map_err(|e| e.of(name))
@@ -394,7 +420,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> DuplexCaller<Req, Resp> {
         self.check()?;
         self.drop_unwanted()?;
         let number = self.requests.position();
-        match self.requests.try_put(bytes_of(&Slot { number, value: request })) {
+        match self.requests.try_put(bytes_of(&Numbered { number, value: request })) {
             Ok(()) => Ok(number),
             Err(error) => Err(not_sent(error)),
         }
@@ -465,7 +491,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> DuplexCaller<Req, Resp> {
         self.check()?;
         let number = self.requests.position();
         self.wanted = number;
-        let slot = Slot { number, value: request };
+        let slot = Numbered { number, value: request };
         if self.responses.position() == number && self.requests.room_for(1).is_ok() {
             self.requests.try_put(bytes_of(&slot)).map_err(not_sent)?;
             return self.finish_until(deadline);
@@ -805,7 +831,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> DuplexServer<Req, Resp> {
     #[inline]
     fn put_answer(&mut self, answer: Resp) -> Result<(), ServeError> {
         let number = self.requests.position();
-        self.respond(bytes_of(&Slot { number, value: answer }))
+        self.respond(bytes_of(&Numbered { number, value: answer }))
     }
 
     #[inline]
@@ -875,8 +901,8 @@ fn check_sizes<Req, Resp>(
     requests: SlotGeometry,
     responses: SlotGeometry,
 ) -> Result<(), AttachError> {
-    let sound =
-        requests.size() == size_of::<Slot<Req>>() && responses.size() == size_of::<Slot<Resp>>();
+    let sound = requests.size() == size_of::<Numbered<Req>>()
+        && responses.size() == size_of::<Numbered<Resp>>();
     if sound { Ok(()) } else { Err(AttachError::Geometry) }
 }
 

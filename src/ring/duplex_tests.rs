@@ -1,6 +1,6 @@
 //! The promises of duplex channels: each answer to its call, death at each store, lies, waiting.
 
-use super::duplex::{DuplexCaller, DuplexServer, Slot};
+use super::duplex::{DuplexCaller, DuplexServer, Numbered};
 use super::layout::{CONTROL_LEN, RELEASED};
 use super::position::SlotGeometry;
 use super::testing::{Peer, crashes, parts};
@@ -37,7 +37,7 @@ struct Memory {
 }
 
 fn geometries<Req, Resp>(capacity: u64) -> [SlotGeometry; 2] {
-    [size_of::<Slot<Req>>(), size_of::<Slot<Resp>>()]
+    [size_of::<Numbered<Req>>(), size_of::<Numbered<Resp>>()]
         .map(|size| SlotGeometry::new(size, capacity).unwrap())
 }
 
@@ -244,7 +244,7 @@ fn a_server_killed_at_any_store_leaves_the_request_or_its_answer_once() {
         let [_, at] = geometries::<Question, Reply>(2);
         let peer = Peer::alive();
         let mut raw = super::RawConsumer::attach(parts(&memory.responses, &peer), at).unwrap();
-        let mut slot = [0; size_of::<Slot<Reply>>()];
+        let mut slot = [0; size_of::<Numbered<Reply>>()];
         assert_eq!(raw.try_recv(&mut slot), Ok(()));
         assert_eq!((slot[0], &slot[8..]), (1, &reply_to(question(1))[..]));
         assert!(raw.try_recv(&mut slot).is_err(), "it was answered twice");

@@ -274,9 +274,8 @@ impl RawConsumer {
     /// its line may be on its way to the producer, who writes the next message into it.
     #[inline]
     pub(in crate::ring) fn release_found(&mut self) {
-        self.position += 1;
-        self.offset = self.geometry.next(self.offset);
-        self.release(1);
+        self.slots.advance();
+        self.release(self.position + 1);
     }
 
     /// Receives the next message without looking at it.
