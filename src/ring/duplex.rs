@@ -55,12 +55,12 @@ use super::error::{AttachError, Corruption, RecvError, SendError};
 use super::open::{TypedRing, parts, slot_geometry};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
-use crate::error::Result as ControlResult;
+use crate::error::{Error, ErrorKind, Result as ControlResult};
 use crate::outcome::{CallError, ServeError};
 use crate::peer::PeerState;
 use crate::segment::Segment;
 use crate::segment::builder::SegmentBuilder;
-use crate::segment::directory::TypeIdentity;
+use crate::segment::directory::{ObjectSpec, TypeIdentity};
 use crate::segment::endpoint::Role;
 use crate::stats::Stats;
 use crate::view::Slot;
@@ -71,6 +71,8 @@ use core::marker::PhantomData;
 use core::time::Duration;
 use std::time::Instant;
 
+/// The bytes of a cache line.
+const LINE: u64 = 64;
 /// In a response's number: the call was refused, the value means nothing.
 const REFUSED: u64 = 1 << 63;
 /// What is wrong with a slot whose number is not its position.
@@ -154,10 +156,32 @@ impl<Req, Resp> Duplex<Req, Resp> {
         self
     }
 
-    fn rings(&self) -> (TypedRing<Numbered<Req>>, TypedRing<Numbered<Resp>>) {
-        let requests = TypedRing::new(self.capacity).identity(self.identity.clone());
-        (requests, TypedRing::new(self.capacity).identity(self.identity.clone()))
+    /// The rings of requests and of responses, with the name of each.
+    fn specs(self, name: &str) -> [(String, ControlResult<ObjectSpec>); 2] {
+        let (request, response) = names(name);
+        let requests = TypedRing::<Numbered<Req>>::new(self.capacity);
+        let responses = TypedRing::<Numbered<Resp>>::new(self.capacity);
+        let requests = requests.identity(self.identity.clone()).spec(&request).and_then(in_lines);
+        let responses = responses.identity(self.identity).spec(&response).and_then(in_lines);
+        [(request, requests), (response, responses)]
     }
+}
+
+/// The same ring with slots that begin where cache lines do, or share one with whole slots: a call
+/// waits for each line that its slot touches.
+fn in_lines(mut spec: ObjectSpec) -> ControlResult<ObjectSpec> {
+    let stride = if spec.stride <= LINE {
+        spec.stride.next_power_of_two()
+    } else {
+        spec.stride.next_multiple_of(LINE)
+    };
+    let bytes = spec.capacity.checked_mul(stride).filter(|bytes| *bytes <= isize::MAX as u64);
+    spec.payload_bytes = bytes.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidCapacity, "declare duplex channel", spec.capacity.to_string())
+            .detail("so many slots are larger than memory")
+    })?;
+    spec.stride = stride;
+    Ok(spec)
 }
 
 impl<Req, Resp> fmt::Debug for Duplex<Req, Resp> {
@@ -184,9 +208,8 @@ impl SegmentBuilder {
         name: &str,
         duplex: Duplex<Req, Resp>,
     ) -> Self {
-        let (request, response) = names(name);
-        let (requests, responses) = duplex.rings();
-        self.ring_of(&response, responses).ring_of(&request, requests)
+        let [(request, requests), (response, responses)] = duplex.specs(name);
+        self.declare(&response, responses).declare(&request, requests)
     }
 }
 
@@ -201,12 +224,12 @@ impl Segment {
         name: &str,
         duplex: Duplex<Req, Resp>,
     ) -> ControlResult<()> {
-        let (request, response) = names(name);
-        let (requests, responses) = duplex.rings();
+        let [(request, requests), (response, responses)] = duplex.specs(name);
         // The request ring comes last, and with it the channel; what an adder killed in between
         // leaves is used by the next.
-        self.ensure(&response, &responses.spec(&response)?)?;
-        self.add(&request, &requests.spec(&request)?)
+        let requests = requests?;
+        self.ensure(&response, &responses?)?;
+        self.add(&request, &requests)
     }
 
     /// The calling end of a duplex channel, going on behind the last call.
