@@ -335,6 +335,12 @@ impl Port {
         self.mode = mode;
     }
 
+    /// Whether a wait looks again at first, instead of sleeping at once.
+    #[inline(always)]
+    pub(crate) fn spins(&self) -> bool {
+        self.mode != WaitMode::Block
+    }
+
     pub(crate) fn set_outlives_peer(&mut self, outlives: bool) {
         self.outlives_peer = outlives;
     }

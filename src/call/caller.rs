@@ -2,7 +2,7 @@
 //!
 //! The steps K1 to K5 are told in the parent module.
 
-use super::endpoint::{AttachError, CALLER_WORDS, Parts};
+use super::endpoint::{AttachError, CALLER_WORDS, FIRST_LOOKS, Parts};
 use super::layout::{BAD_HEADER, HEADER, Lengths, State, next};
 use crate::outcome::CallError;
 use crate::view::SlotCursor;
@@ -215,6 +215,13 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
         &mut self,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Resp, CallError> {
+        let looks = if self.port.spins() { FIRST_LOOKS } else { 0 };
+        for _ in 0..looks {
+            if self.is_over()? {
+                return self.take();
+            }
+            core::hint::spin_loop();
+        }
         if !self.is_over()? {
             self.wait_until_over(deadline())?;
         }

@@ -21,6 +21,10 @@ pub(crate) struct Parts {
     pub link: Box<dyn Link>,
 }
 
+/// How often an end looks, a PAUSE apart, before it begins a wait that reads clocks and asks for
+/// its peer: the round trip of a line between two caches and some work at its end.
+pub(super) const FIRST_LOOKS: u32 = 8;
+
 pub(super) const CALLER_WORDS: WaitWords = WaitWords {
     own_sleep: CALLER_SLEEP,
     peer_sleep: SERVER_SLEEP,

@@ -2,7 +2,7 @@
 //!
 //! The steps V1 to V7, W1 and W2 are told in the parent module.
 
-use super::endpoint::{AttachError, Parts, SERVER_WORDS};
+use super::endpoint::{AttachError, FIRST_LOOKS, Parts, SERVER_WORDS};
 use super::layout::{
     BAD_HEADER, BYTES, BYTES_MAX, HEADER, JOURNAL, Lengths, State, next, previous,
 };
@@ -207,6 +207,13 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
         &mut self,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Req, ServeError> {
+        let looks = if self.port.spins() { FIRST_LOOKS } else { 0 };
+        for _ in 0..looks {
+            if self.is_there()? {
+                return self.take();
+            }
+            core::hint::spin_loop();
+        }
         if !self.is_there()? {
             self.wait_for_request(deadline())?;
         }
