@@ -194,12 +194,14 @@ fn every_mode_works<const N: usize, C: Calls<N>>() {
     let segment = create(&domain);
     segment.unlink_on_drop(true);
     for (index, mode) in MODES.into_iter().enumerate() {
-        let mut server = start(&format!("serve {}", C::OBJECT), &scratch, index);
-        assert_eq!(server.says(), "ready");
+        // Before the server, who would else find that the last caller has left.
         let mut caller = C::attach(&segment).expect("nobody else calls");
         caller.mode(mode);
+        let mut server = start(&format!("serve {}", C::OBJECT), &scratch, index);
+        assert_eq!(server.says(), "ready");
         for number in 0..500 {
-            assert_eq!(caller.call(request(number)), Ok(answer_to(request(number))), "{mode:?}");
+            let answer = caller.call(request(number));
+            assert!(answer == Ok(answer_to(request(number))), "{mode:?}: {:?}", answer.err());
         }
         // The server hears that its caller has left.
         drop(caller);
