@@ -44,8 +44,6 @@ mod slots;
 mod typed;
 
 #[cfg(test)]
-mod duplex_tests;
-#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod typed_tests;

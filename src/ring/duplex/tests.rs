@@ -1,11 +1,11 @@
 //! The promises of duplex channels: each answer to its call, death at each store, lies, waiting.
 
-use super::duplex::{DuplexCaller, DuplexServer, Numbered};
-use super::layout::{CONTROL_LEN, RELEASED};
-use super::position::SlotGeometry;
-use super::testing::{Peer, crashes, parts};
+use super::{DuplexCaller, DuplexServer, Numbered};
 use crate::outcome::{CallError, ServeError};
 use crate::peer::PeerState;
+use crate::ring::layout::{CONTROL_LEN, RELEASED};
+use crate::ring::position::SlotGeometry;
+use crate::ring::testing::{Peer, crashes, parts};
 use crate::view::View;
 use crate::wait::WaitMode;
 use proptest::prelude::*;
@@ -243,7 +243,8 @@ fn a_server_killed_at_any_store_leaves_the_request_or_its_answer_once() {
         // Exactly one response stands there for call 1.
         let [_, at] = geometries::<Question, Reply>(2);
         let peer = Peer::alive();
-        let mut raw = super::RawConsumer::attach(parts(&memory.responses, &peer), at).unwrap();
+        let mut raw =
+            crate::ring::RawConsumer::attach(parts(&memory.responses, &peer), at).unwrap();
         let mut slot = [0; size_of::<Numbered<Reply>>()];
         assert_eq!(raw.try_recv(&mut slot), Ok(()));
         assert_eq!((slot[0], &slot[8..]), (1, &reply_to(question(1))[..]));
