@@ -16,8 +16,6 @@ mod sys;
 mod view;
 mod wait;
 
-#[doc(no_inline)]
-pub use bytemuck;
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
