@@ -35,6 +35,10 @@ pub struct Report {
     pub line: Option<Spread>,
     /// How many turns were near, and far.
     pub turns: [usize; 2],
+    /// How many turns somebody else had the processors for most of the time.
+    pub disturbed: usize,
+    /// The load average at the end, over one minute.
+    pub load: String,
     /// The tables.
     pub sheets: Vec<Sheet>,
 }
@@ -57,6 +61,15 @@ impl Report {
             limits_on_huge_pages: run.on_huge,
             line: Spread::of(run.turns.iter().map(|turn| turn.line).filter(|&line| line > 0.0)),
             turns: [run.turns.len() - far, far],
+            disturbed: run
+                .turns
+                .iter()
+                .filter(|turn| sum::was_disturbed(&suite.contests[turn.contest], turn))
+                .count(),
+            load: std::fs::read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| text.split(' ').next().map(str::to_owned))
+                .unwrap_or_else(|| "?".into()),
             sheets: sum::sheets(suite, run),
         }
     }
@@ -108,6 +121,11 @@ impl Report {
             ),
             format!(
                 "line round trip {line}: {near} turns near, {far} far (over {FAR_NANOS:.0} ns)"
+            ),
+            format!(
+                "{} turns disturbed by other programs (fewer than a quarter of the blocks clean), \
+                 load {}",
+                self.disturbed, self.load
             ),
             format!(
                 "halt polling as found: {}; limits on {} pages",

@@ -41,8 +41,31 @@ fn middle(sorted: &[f64]) -> f64 {
 /// Nanoseconds per operation: the median of the block means, or of the samples.
 pub(crate) fn nanos(contest: &Contest, plan: Plan, told: &[Told; 2]) -> f64 {
     let at = usize::from(contest.times_second() && contest.place == Place::Processes);
-    let blocks = told[at].blocks.iter().map(|&nanos| nanos as f64 / plan.operations as f64);
-    Spread::of(blocks).map_or(f64::NAN, |spread| spread.median)
+    let per_operation = |nanos: u64| nanos as f64 / plan.operations as f64;
+    let clean = clean_blocks(told, at).map(per_operation);
+    let all = told[at].blocks.iter().map(|&nanos| per_operation(nanos));
+    let spread = if is_disturbed(told, at) { Spread::of(all) } else { Spread::of(clean) };
+    spread.map_or(f64::NAN, |spread| spread.median)
+}
+
+/// The blocks during which both halves kept their processors.
+fn clean_blocks(told: &[Told; 2], at: usize) -> impl Iterator<Item = u64> {
+    let lost = |half: usize, block: usize| told[half].preempted.get(block) == Some(&true);
+    let blocks = told[at].blocks.iter().enumerate();
+    blocks.filter(move |&(block, _)| !lost(0, block) && !lost(1, block)).map(|(_, &nanos)| nanos)
+}
+
+/// Whether less than a quarter of the blocks is clean.
+fn is_disturbed(told: &[Told; 2], at: usize) -> bool {
+    clean_blocks(told, at).count() * 4 < told[at].blocks.len()
+}
+
+/// Whether somebody else had the processors for most of the turn.
+pub(crate) fn was_disturbed(contest: &Contest, turn: &Turn) -> bool {
+    is_disturbed(
+        &turn.told,
+        usize::from(contest.times_second() && contest.place == Place::Processes),
+    )
 }
 
 /// One contestant in one table, in turns that were all near or all far.
