@@ -70,6 +70,10 @@ const ARRIVED: [usize; 2] = [0, 1];
 const BROKEN: usize = 2;
 const PROBE: usize = 3;
 
+/// Lines of texts, one word in each.
+const TEXTS: usize = 80;
+const TEXT_WORDS: usize = 64;
+
 const PROBE_BLOCKS: usize = 8;
 const PROBE_TRIPS: u64 = 256;
 /// A meeting takes as long as making a large segment does.
@@ -130,6 +134,26 @@ impl<'a> Stage<'a> {
     /// How many operations there will be in all, the warming included.
     pub fn total(&self) -> u64 {
         self.plan.total()
+    }
+
+    /// Leaves a short text (at most 504 bytes) in place `place` (0 to 3) for the other half.
+    pub fn say(&self, place: usize, text: &str) {
+        let words = [text.len() as u64].into_iter().chain(text.as_bytes().chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        }));
+        for (at, word) in words.take(TEXT_WORDS).enumerate() {
+            self.shared.word(TEXTS + place * TEXT_WORDS + at).store(word, Release);
+        }
+    }
+
+    /// The text that the other half left before the last meeting.
+    pub fn hear(&self, place: usize) -> String {
+        let word = |at: usize| self.shared.word(TEXTS + place * TEXT_WORDS + at).load(Acquire);
+        let len = (word(0) as usize).min((TEXT_WORDS - 1) * 8);
+        let bytes: Vec<u8> = (1..=len.div_ceil(8)).flat_map(|at| word(at).to_le_bytes()).collect();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
     }
 
     /// Memory that both halves have.
