@@ -187,8 +187,10 @@ pub(crate) fn run(suite: &Suite, options: &Options, arguments: &[OsString]) -> O
     for pair in &mut pairs {
         pair.start()?;
     }
-    let wanted: Vec<usize> =
+    let mut wanted: Vec<usize> =
         (0..suite.contests.len()).filter(|&at| options.wants(suite, &suite.contests[at])).collect();
+    // What is compared is measured close together.
+    wanted.sort_by_key(|&at| suite.contests[at].table);
     let mut broken: BTreeMap<(usize, usize), String> = BTreeMap::new();
     let mut turns = Vec::new();
     let mut plans: BTreeMap<(usize, usize), Plan> = BTreeMap::new();

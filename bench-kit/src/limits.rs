@@ -141,14 +141,16 @@ pub fn batches<const WORDS: usize>() -> Contest {
         let (mut position, mut known) = (0, 0);
         drive::receive_batches(stage, WORDS as u64, |_| {
             while known == position {
+                look_away();
                 known = head.load(Acquire);
-                spin_loop();
             }
             // SAFETY: below head, where the other half does not write before tail has passed.
             let words = unsafe { shared.bytes(place(position), BATCH as usize * WORDS) };
             let sum = sum(words);
             position += BATCH;
-            tail.store(position, Release);
+            if position.is_multiple_of(SLOTS / 8) {
+                tail.store(position, Release);
+            }
             Ok((BATCH, sum))
         })
     });
@@ -185,12 +187,14 @@ pub fn flagged_lines() -> Contest {
         drive::receive_all(stage, 7, || {
             let flag = shared.raw_word(place(position));
             position += 1;
-            wait_for(flag, position);
+            while flag.load(Acquire) != position {
+                look_away();
+            }
             // SAFETY: the flag says that it is written, and it is not written again before
             // tail has passed it.
             let words = unsafe { shared.bytes(place(position - 1) + 8, 7) };
             let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
-            if position.is_multiple_of(BATCH) {
+            if position.is_multiple_of(SLOTS / 8) {
                 tail.store(position, Release);
             }
             Ok(sum)
@@ -328,6 +332,12 @@ fn clear(stage: &Stage, words: &[&AtomicU64]) {
     if stage.side() == Side::First {
         words.iter().for_each(|word| word.store(0, Release));
     }
+}
+
+/// A reader that has caught up does not fight for the line that is being written.
+#[inline]
+fn look_away() {
+    (0..16).for_each(|_| spin_loop());
 }
 
 #[inline]

@@ -45,6 +45,7 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(suite: &Suite, options: &Options, run: &Run) -> Self {
+        let measured = run.turns.iter().filter(|turn| turn.line > 0.0).count();
         let far = run.turns.iter().filter(|turn| sum::is_far(turn)).count();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
@@ -60,7 +61,7 @@ impl Report {
             halt_poll: haltpoll::found(),
             limits_on_huge_pages: run.on_huge,
             line: Spread::of(run.turns.iter().map(|turn| turn.line).filter(|&line| line > 0.0)),
-            turns: [run.turns.len() - far, far],
+            turns: [measured - far, far],
             disturbed: run
                 .turns
                 .iter()

@@ -165,9 +165,13 @@ fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> 
     let ratios = |to: usize, build: usize| {
         let others: BTreeMap<usize, f64> =
             run.turns.iter().filter(of(to, build)).map(|turn| (turn.round, turn.nanos)).collect();
-        Spread::of(
-            turns.iter().filter_map(|turn| others.get(&turn.round).map(|other| turn.nanos / other)),
-        )
+        // Where the line changed within a round, the nearest round with such a line counts.
+        let nearest = |round: usize| {
+            let by_distance = |(at, _): &(&usize, &f64)| at.abs_diff(round);
+            others.iter().min_by_key(by_distance).map(|(_, nanos)| *nanos)
+        };
+        let ratio = |turn: &&Turn| nearest(turn.round).map(|other| turn.nanos / other);
+        Spread::of(turns.iter().filter_map(ratio))
     };
     let median = |number: &dyn Fn(&Turn) -> f64| {
         Spread::of(turns.iter().map(|turn| number(turn))).map_or(0.0, |spread| spread.median)
