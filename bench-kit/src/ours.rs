@@ -58,11 +58,11 @@ pub fn round_trips(suite: &mut Suite) {
 /// Streams of messages from 8 bytes to 1 MiB.
 pub fn streams(suite: &mut Suite) {
     suite.table("s-8", "Stream, 8 B", "s-8/raw, published in 32s");
-    suite.add(limits::batches::<1>());
+    suite.add(limits::batches::<1>(BATCH as u64));
     suite.add(typed_batches::<1>()).add(typed_stream::<1>(SLOTS));
     suite.add(record_batches(8)).add(record_stream(8));
     suite.table("s-64", "Stream, 64 B", "s-64/raw, published in 32s");
-    suite.add(limits::batches::<8>()).add(limits::flagged_lines());
+    suite.add(limits::batches::<8>(BATCH as u64)).add(limits::flagged_lines());
     suite.add(typed_batches::<8>()).add(typed_stream::<8>(SLOTS));
     suite.add(record_batches(64)).add(record_stream(64));
     for (key, name, bytes) in
