@@ -11,8 +11,8 @@ use serde::Serialize;
 /// What a run of a benchmark found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The shape of the JSON.
-    pub schema: u32,
+    /// The number of this report's shape.
+    pub shape: u32,
     /// When, in seconds since 1970.
     pub unix_seconds: u64,
     /// `quick` or `full`.
@@ -49,7 +49,7 @@ impl Report {
         let far = run.turns.iter().filter(|turn| sum::is_far(turn)).count();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
-            schema: 1,
+            shape: 1,
             unix_seconds: now.map_or(0, |since| since.as_secs()),
             effort: if options.effort == Effort::Full { "full" } else { "quick" },
             rounds: options.rounds(),
