@@ -236,7 +236,9 @@ pub fn blocks(bytes: usize) -> Contest {
         }
         let mut position = 0;
         drive::receive_all(stage, words as u64, || {
-            wait_for(flag(position), position + 1);
+            while flag(position).load(Acquire) != position + 1 {
+                look_away();
+            }
             // SAFETY: the flag says that it is written; it is not written again before tail
             // has passed it.
             let sum = sum(unsafe { shared.bytes(place(position), words) });
