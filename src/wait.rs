@@ -57,6 +57,12 @@
 //! * A hostile peer writes any value into either word: S wakes too early or one
 //!   slice too late; R makes superfluous system calls.
 
+mod calls;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub(crate) use calls::endpoint_calls;
+
 use crate::peer::PeerState;
 use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
@@ -327,6 +333,12 @@ impl Port {
 
     pub(crate) fn set_mode(&mut self, mode: WaitMode) {
         self.mode = mode;
+    }
+
+    /// Whether a wait looks again at first, instead of sleeping at once.
+    #[inline(always)]
+    pub(crate) fn spins(&self) -> bool {
+        self.mode != WaitMode::Block
     }
 
     pub(crate) fn set_outlives_peer(&mut self, outlives: bool) {

@@ -15,12 +15,12 @@
 //! | `typed` | the same ends with a type |
 //! | `open` | how a segment declares rings and gives out their ends |
 //! | `record` | protocol and ends of the record ring |
+//! | `duplex` | two typed rings as one channel of requests and answers |
 //! | `error` | what a call answers |
 //!
 //! Cores reach shared words only by offset through a window (`view`) and wait
 //! through a port (`wait`); they do not know what carries the memory, nor how
-//! a segment names a ring. There is no broadcast, no many-producer ring and no
-//! request with answer here.
+//! a segment names a ring. There is no broadcast and no many-producer ring here.
 //!
 //! # What an end promises
 //!
@@ -33,6 +33,7 @@
 //! * A call that need not wait makes no system call and allocates nothing, except
 //!   to wake a sleeping peer, and about every 50 ms of finding nothing to ask for it.
 
+mod duplex;
 mod endpoint;
 pub(crate) mod error;
 pub(crate) mod layout;
@@ -43,10 +44,13 @@ mod slots;
 mod typed;
 
 #[cfg(test)]
+mod duplex_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod typed_tests;
 
+pub use duplex::{Duplex, DuplexCaller, DuplexCanceller, DuplexRequest, DuplexServer};
 pub use error::{Corruption, RecvError, SendError};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
