@@ -1,7 +1,7 @@
 //! Tables as plain text, Markdown and JSON.
 
 use crate::contest::Suite;
-use crate::coordinator::Run;
+use crate::coordinator::{Run, Turn};
 use crate::options::{Effort, Options};
 use crate::sum::{self, FAR_NANOS, Row, Sheet, Spread};
 use crate::{cpus, haltpoll};
@@ -35,6 +35,8 @@ pub struct Report {
     pub line: Option<Spread>,
     /// How many turns were near, and far.
     pub turns: [usize; 2],
+    /// How many turns count nowhere, since the line changed between their beginning and end.
+    pub mixed: usize,
     /// How many turns somebody else had the processors for most of the time.
     pub disturbed: usize,
     /// The load average at the end, over one minute.
@@ -45,8 +47,11 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn new(suite: &Suite, options: &Options, run: &Run) -> Self {
-        let measured = run.turns.iter().filter(|turn| turn.line > 0.0).count();
-        let far = run.turns.iter().filter(|turn| sum::is_far(turn)).count();
+        let count = |wanted: &dyn Fn(&Turn) -> bool| {
+            run.turns.iter().filter(|turn| turn.line > 0.0 && wanted(turn)).count()
+        };
+        let mixed = count(&sum::is_mixed);
+        let far = count(&|turn| sum::is_far(turn) && !sum::is_mixed(turn));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             shape: 1,
@@ -61,7 +66,8 @@ impl Report {
             halt_poll: haltpoll::found(),
             limits_on_huge_pages: run.on_huge,
             line: Spread::of(run.turns.iter().map(|turn| turn.line).filter(|&line| line > 0.0)),
-            turns: [measured - far, far],
+            turns: [count(&|_| true) - far - mixed, far],
+            mixed,
             disturbed: run
                 .turns
                 .iter()
@@ -121,7 +127,9 @@ impl Report {
                 self.effort, self.rounds, self.seconds
             ),
             format!(
-                "line round trip {line}: {near} turns near, {far} far (over {FAR_NANOS:.0} ns)"
+                "line round trip {line}: {near} turns near, {far} far (over {FAR_NANOS:.0} ns), \
+                 {} moved in between and left out",
+                self.mixed
             ),
             format!(
                 "{} turns disturbed by other programs (fewer than a quarter of the blocks clean), \

@@ -158,7 +158,9 @@ fn sheet(suite: &Suite, run: &Run, at: usize) -> Option<Sheet> {
 fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> Option<Row> {
     let contest = &suite.contests[at];
     let of = |contest: usize, build: usize| {
-        move |turn: &&Turn| turn.contest == contest && turn.build == build && is_far(turn) == far
+        move |turn: &&Turn| {
+            turn.contest == contest && turn.build == build && is_far(turn) == far && !is_mixed(turn)
+        }
     };
     let turns: Vec<&Turn> = run.turns.iter().filter(of(at, 0)).collect();
     let nanos = Spread::of(turns.iter().map(|turn| turn.nanos))?;
@@ -228,6 +230,12 @@ fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> 
 
 pub(crate) fn is_far(turn: &Turn) -> bool {
     turn.line > FAR_NANOS
+}
+
+/// Whether the processors were moved during the turn, which then counts nowhere.
+pub(crate) fn is_mixed(turn: &Turn) -> bool {
+    let [before, after] = turn.told[0].line;
+    (before > FAR_NANOS) != (after > FAR_NANOS)
 }
 
 fn percentiles(turn: &Turn) -> Option<[f64; 5]> {
