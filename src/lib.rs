@@ -18,8 +18,6 @@ mod sys;
 mod view;
 mod wait;
 
-#[doc(no_inline)]
-pub use bytemuck;
 pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};

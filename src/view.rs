@@ -457,11 +457,14 @@ impl SlotCursor {
         SlotWalk { place: self.place, cursor: self }
     }
 
-    /// Moves to a place that a walk over this cursor reached.
+    /// Moves on by `count` slots, at most once around.
     #[inline(always)]
-    pub(crate) fn go(&mut self, place: SlotPlace) {
-        assert!(place.offset <= self.last && place.offset.is_multiple_of(8), "not a slot of ours");
-        self.place = place;
+    pub(crate) fn skip(&mut self, count: usize) {
+        let length = self.last + self.stride;
+        let distance = count.checked_mul(self.stride).filter(|&distance| distance <= length);
+        let next = self.place.offset + distance.expect("at most once around the ring");
+        // Multiples of the stride below twice the length: one turn back brings them inside.
+        self.place.offset = if next >= length { next - length } else { next };
     }
 
     /// Moves to slot number `index`, counted round and round; divides, for slow paths only.
@@ -493,12 +496,6 @@ impl<'a> SlotWalk<'a> {
     #[inline(always)]
     pub(crate) fn slot(&self) -> Slot<'a> {
         self.cursor.slot_at(self.place)
-    }
-
-    /// Where it is.
-    #[inline(always)]
-    pub(crate) fn place(&self) -> SlotPlace {
-        self.place
     }
 }
 

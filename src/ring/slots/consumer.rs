@@ -254,8 +254,7 @@ impl RawConsumer {
                 break;
             }
         }
-        let place = walk.place();
-        self.slots.go(place);
+        self.slots.skip(count);
         self.release(position + count as u64);
         Ok(count)
     }
