@@ -254,10 +254,9 @@ fn adapt(there: &Mount, object: &str, options: MountOptions) -> Result<MountOutc
             gid.map(|_| format!("group {}", there.gid)),
             mode.map(|_| format!("mode {:04o}", there.mode)),
         ];
-        let number = |id: Option<u32>| id.map_or(String::new(), |id| id.to_string());
         let ways = [
-            (uid.is_some() || gid.is_some())
-                .then(|| format!("chown {}:{} {object}", number(uid), number(gid))),
+            uid.map(|uid| format!("chown {uid} {object}")),
+            gid.map(|gid| format!("chgrp {gid} {object}")),
             mode.map(|mode| format!("chmod {mode:04o} {object}")),
         ];
         let is: Vec<_> = is.into_iter().flatten().collect();

@@ -82,9 +82,10 @@ impl Arguments {
         let asked = if add { before.saturating_add(count) } else { count };
         if asked < before && !shrink {
             let on_node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+            let add = if count == 0 { String::new() } else { format!(", --add for {count} more") };
             return Err(Failure::Undone(format!(
-                "reserve {size}: the pool keeps {before} pages{on_node}, {} of them would go; try: \
-                 --shrink if that is meant, or --add for {count} more",
+                "reserve {size}: the pool keeps {before} pages{on_node}, {} of them would go; \
+                 nothing was changed; try: --shrink if that is meant{add}",
                 before - asked
             )));
         }
