@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After how long without a reader we say that we wait for one.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// Header, tables and control words of the segment stay far below this.
+const OVERHEAD: u64 = 64 << 10;
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Streams FILE, or standard input, through a shared-memory segment.
@@ -57,7 +60,7 @@ struct Arguments {
     /// The hugetlbfs mount to use.
     #[arg(long)]
     mount: Option<PathBuf>,
-    /// Bytes in each record, at most.
+    /// Bytes in each record, at most; a little less than half of the segment can be.
     #[arg(long, default_value = "64K", value_parser = bytes)]
     record: u64,
     /// The file to stream; standard input if none is given.
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    check_record(arguments.size, arguments.record)?;
     // The input first: a file that cannot be read should not cost a page.
     let (input, total) = open_input(arguments.file.as_deref())?;
     let domain = Domain::from_env()?;
@@ -98,17 +102,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let segment = build(&domain, arguments)?;
     eprintln!("{:#}", segment.backing());
     let mut producer = segment.record_producer(STREAM)?;
-    if arguments.record > producer.len_max() as u64 {
-        // The segment is good for nobody else.
-        segment.unlink_on_drop(true);
-        return Err(format!(
-            "a record of {} does not fit a segment of {}: {} is the most; try a larger --size",
-            format_bytes(arguments.record),
-            format_bytes(segment.len()),
-            format_bytes(producer.len_max() as u64)
-        )
-        .into());
-    }
     producer.outlive_peer(true);
     let mut progress = Progress::new("wrote", 0, total);
     stream(&mut producer, &input, arguments.record as usize, &mut progress)?;
@@ -183,9 +176,37 @@ fn wait_for_delivery(segment: &Segment, producer: &RecordProducer) {
     }
 }
 
+/// The bytes of the ring in a segment of `size` bytes.
+const fn room(size: u64) -> u64 {
+    size.saturating_sub(OVERHEAD) & !4095
+}
+
+/// Refuses records that the ring could not take, before anything is made.
+///
+/// A record must fit wherever the position is: each half of the ring holds one of the longest,
+/// with its header and its word.
+fn check_record(size: u64, record: u64) -> Result<(), Failure> {
+    let around = 8 + Header::LEN as u64;
+    let most = (room(size) / 2).saturating_sub(around) & !7;
+    if record <= most {
+        return Ok(());
+    }
+    let smallest = record
+        .checked_next_multiple_of(8)
+        .and_then(|payload| payload.checked_add(around)?.checked_mul(2))
+        .and_then(|ring| ring.checked_next_multiple_of(4096)?.checked_add(OVERHEAD));
+    let larger =
+        smallest.map_or(String::new(), |bytes| format!("--size {}K at least, or ", bytes >> 10));
+    Err(format!(
+        "a record of {} does not fit a segment of {}; try {larger}--record {most} at most",
+        format_bytes(record),
+        format_bytes(size)
+    )
+    .into())
+}
+
 fn build(domain: &Domain, arguments: &Arguments) -> Result<Segment, Error> {
-    // Header, tables and control words stay far below this.
-    let room = arguments.size.saturating_sub(64 << 10) & !4095;
+    let room = room(arguments.size);
     let mut builder = domain
         .create(&arguments.name)
         .size(arguments.size)

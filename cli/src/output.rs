@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     Library(hugeshm::Error),
     /// Standard output does not take the report.
     Output(io::Error),
-    /// The report says what could not be done; this is the summary.
+    /// What was not done, and why unless the report says so.
     Undone(String),
 }
 

@@ -125,7 +125,8 @@ fn doctors_exit_code_is_its_verdict_and_its_remedies_are_words() {
         }
     }
     let text = String::from_utf8(hugeshm(&["doctor"]).stdout).expect("UTF-8");
-    assert!(text.ends_with("2M huge pages\n"), "{text}");
+    let verdict = text.lines().last().expect("a verdict");
+    assert!(verdict.contains(" use 2M huge pages, ") && verdict.contains(" available"), "{text}");
 }
 
 #[test]
@@ -136,11 +137,17 @@ fn reserve_sets_the_total_and_tells_before_and_after() {
     let before = meminfo("HugePages_Total:") - meminfo("HugePages_Surp:");
     let output = hugeshm(&["reserve", "2M", &(before + 1).to_string(), "--json"]);
     let report = json(&output);
-    let back = hugeshm(&["reserve", "2M", &before.to_string()]);
+    let refused = hugeshm(&["reserve", "2M", &before.to_string()]);
+    let more = json(&hugeshm(&["reserve", "2M", "1", "--add", "--json"]));
+    let back = hugeshm(&["reserve", "2M", &before.to_string(), "--shrink"]);
     assert!(output.status.success(), "{}", complaint(&output));
     assert_eq!((&report["asked"], &report["complete"]), (&(before + 1).into(), &true.into()));
     assert_eq!(report["after"], before + 1);
     assert_eq!(report["pool"]["size"], 2 << 20);
+    assert_eq!(refused.status.code(), Some(1), "a pool does not shrink unasked");
+    assert!(complaint(&refused).contains("1 of them would go"), "{}", complaint(&refused));
+    assert!(complaint(&refused).contains("--shrink"), "{}", complaint(&refused));
+    assert_eq!((&more["before"], &more["after"]), (&(before + 1).into(), &(before + 2).into()));
     assert!(back.status.success(), "{}", complaint(&back));
     let text = String::from_utf8(back.stdout).expect("UTF-8");
     assert!(text.contains(&format!("{before} after")), "{text}");
@@ -148,8 +155,13 @@ fn reserve_sets_the_total_and_tells_before_and_after() {
 
 #[test]
 fn what_cannot_be_meant_exits_with_two_and_what_cannot_be_done_with_one() {
-    for misunderstood in [&["reserve", "3M", "1"][..], &["reserve", "2M", "-1"], &["nonsense"], &[]]
-    {
+    for misunderstood in [
+        &["reserve", "3M", "1"][..],
+        &["reserve", "2M", "-1"],
+        &["reserve", "2M", "1", "--add", "--shrink"],
+        &["nonsense"],
+        &[],
+    ] {
         assert_eq!(hugeshm(misunderstood).status.code(), Some(2), "{misunderstood:?}");
     }
     let output = hugeshm(&["reserve", "4T", "1"]);
@@ -180,6 +192,9 @@ fn mount_makes_the_folder_and_says_when_it_was_there() {
         return;
     }
     let second = hugeshm(&["mount", "2M", place]);
+    let changed = hugeshm(&["mount", "2M", place, "--mode", "0700", "--group", "7", "--json"]);
+    let quota = hugeshm(&["mount", "2M", place, "--quota", "6M"]);
+    let odd = hugeshm(&["mount", "2M", place, "--quota", "3M"]);
     let other = hugeshm(&["mount", "1G", place]);
     let gone = hugeshm(&["umount", place]);
     let removed = fs::remove_dir(&path);
@@ -189,6 +204,13 @@ fn mount_makes_the_folder_and_says_when_it_was_there() {
     assert_eq!(report["mount"]["mode"], 0o1777);
     assert_eq!(report["mount"]["limit"]["bytes"], 4 << 20);
     assert!(String::from_utf8_lossy(&second.stdout).starts_with("already mounted"));
+    let report = json(&changed);
+    assert_eq!(report["outcome"], "changed");
+    assert_eq!((&report["mount"]["mode"], &report["mount"]["gid"]), (&0o700.into(), &7.into()));
+    assert_eq!(quota.status.code(), Some(1));
+    assert!(complaint(&quota).contains("quota of 4 MiB"), "{}", complaint(&quota));
+    assert_eq!(odd.status.code(), Some(1));
+    assert!(complaint(&odd).contains("2M or 4M"), "{}", complaint(&odd));
     assert_eq!(other.status.code(), Some(1));
     assert!(gone.status.success(), "{}", complaint(&gone));
     removed.expect("the folder is empty again");

@@ -159,6 +159,22 @@ fn remove_takes_each_name_and_fails_for_those_that_are_not_there() {
     assert_eq!(folder.run(&["remove"]).status.code(), Some(2));
 }
 
+#[test]
+fn remove_says_why_what_others_planted_stays() {
+    let folder = Folder::new();
+    let path = |name: &str| folder.dir.path().join(format!("hugeshm@tests@{name}"));
+    fs::create_dir(path("folder")).expect("a tmpfs");
+    std::os::unix::fs::symlink("/etc/passwd", path("link")).expect("a tmpfs");
+    let made = Command::new("mkfifo").arg(path("pipe")).status().expect("coreutils");
+    assert!(made.success());
+    for name in ["folder", "link", "pipe"] {
+        let output = folder.run(&["remove", name]);
+        assert_eq!((output.status.code(), text(&output).as_str()), (Some(1), ""), "{name}");
+        assert!(complaint(&output).contains("not a regular file"), "{}", complaint(&output));
+        assert!(path(name).symlink_metadata().is_ok(), "{name} is left alone");
+    }
+}
+
 /// The entry of `removed` that has this name.
 fn removed<'a>(report: &'a Value, name: &str) -> Option<&'a Value> {
     report["removed"].as_array().expect("a list").iter().find(|one| one["name"] == name)

@@ -98,6 +98,24 @@ impl Findings<'_> {
         }
     }
 
+    /// What outlives its processes needs a mount, or System V shared memory.
+    fn lasting(&mut self, size: PageSize) {
+        let mut mounts = self.machine.mounts.iter().filter(|mount| mount.page_size == size);
+        if self.machine.shm.may_use_hugetlb || mounts.clone().any(|mount| mount.writable) {
+            return;
+        }
+        let code = match mounts.next() {
+            None => RefusalCode::NoMount,
+            Some(_) => RefusalCode::MountNotWritable,
+        };
+        let remedy = self.remedy(code, Rung::Huge(size));
+        let text = format!(
+            "with no hugetlbfs of {size} pages to write to and no right to System V segments on \
+             huge pages, only memfd segments get {size} pages; they die with their processes"
+        );
+        self.add(FindingCode::OnlyMemfd, Severity::Warning, text, remedy);
+    }
+
     fn limits(&mut self) {
         for limit in &self.machine.hugetlb_limits {
             if limit.remaining() < limit.size.bytes() {
@@ -222,6 +240,9 @@ fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
         Some(pool) => {
             findings.pool(pool);
             findings.mounts(pool.size);
+            if probed.is_ok() {
+                findings.lasting(pool.size);
+            }
         }
     }
     findings.gigantic();
@@ -237,6 +258,7 @@ fn examine(machine: &Machine, probed: nix::Result<()>) -> Report {
     found.sort_by_key(|finding| core::cmp::Reverse(finding.severity));
     Report {
         usable_2m: probed.is_ok(),
+        available_2m: machine.pool(PageSize::SIZE_2M).map_or(0, Pool::available),
         uid: geteuid().as_raw(),
         container: machine.container.clone(),
         findings: found,
@@ -335,6 +357,32 @@ mod tests {
         let denied = changed(|machine| machine.shm.may_use_hugetlb = false);
         assert_eq!(codes(&denied, Ok(())), [FindingCode::ShmNotPermitted]);
         assert_eq!(codes(&healthy(), refused), [FindingCode::PageRefused]);
+    }
+
+    #[test]
+    fn that_only_segments_without_a_life_of_their_own_are_possible_is_said() {
+        let mut machine = healthy();
+        machine.shm.may_use_hugetlb = false;
+        machine.mounts[0].writable = false;
+        let report = examine(&machine, Ok(()));
+        let only = |report: &Report| {
+            let mut found = report.findings.iter();
+            found.find(|finding| finding.code == FindingCode::OnlyMemfd).cloned()
+        };
+        let finding = only(&report).expect("neither a mount nor System V");
+        assert_eq!((finding.severity, finding.code.as_str()), (Severity::Warning, "only-memfd"));
+        assert!(finding.remedy.contains("hugeshm mount 2M "), "{}", finding.remedy);
+        let text = report.to_string();
+        let verdict = "can use 2M huge pages, 8 available, for segments that die with their \
+                       processes alone";
+        assert!(text.ends_with(verdict), "{text}");
+        machine.mounts.clear();
+        assert!(only(&examine(&machine, Ok(()))).is_some());
+        assert!(only(&examine(&machine, Err(Errno::ENOMEM))).is_none(), "not even these");
+        machine.shm.may_use_hugetlb = true;
+        let report = examine(&machine, Ok(()));
+        assert!(only(&report).is_none());
+        assert!(report.to_string().ends_with("2M huge pages, 8 available"), "{report}");
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub enum FindingCode {
     RemoveIpc,
     /// The limit on locked memory is low, which does not matter to huge pages.
     MemlockIrrelevant,
+    /// 2 MiB pages can be had, and only for segments that die with their processes.
+    OnlyMemfd,
     /// A 2 MiB page could not be taken, although nothing above says why.
     PageRefused,
 }
@@ -87,6 +89,7 @@ impl FindingCode {
             Self::MemoryLimit => "memory-limit",
             Self::RemoveIpc => "remove-ipc",
             Self::MemlockIrrelevant => "memlock-irrelevant",
+            Self::OnlyMemfd => "only-memfd",
             Self::PageRefused => "page-refused",
         }
     }
@@ -121,6 +124,8 @@ impl fmt::Display for Finding {
 pub struct Report {
     /// Whether this user could take a 2 MiB page from the pool a moment ago.
     pub usable_2m: bool,
+    /// How many pages of 2 MiB the pool had available then.
+    pub available_2m: u64,
     /// The effective user whom this is about.
     pub uid: u32,
     /// The container this runs in, as far as it can be told.
@@ -138,6 +143,10 @@ impl fmt::Display for Report {
             writeln!(f, "this is a container: {container}")?;
         }
         let usable = if self.usable_2m { "can use" } else { "cannot use" };
-        write!(f, "user {} {usable} 2M huge pages", self.uid)
+        write!(f, "user {} {usable} 2M huge pages, {} available", self.uid, self.available_2m)?;
+        if self.findings.iter().any(|finding| finding.code == FindingCode::OnlyMemfd) {
+            f.write_str(", for segments that die with their processes alone")?;
+        }
+        Ok(())
     }
 }

@@ -6,8 +6,9 @@
 
 use super::container::{Container, ContainerKind};
 use super::inventory::{Pool, default_huge, pool, pools};
+use super::limits::memory;
 use crate::error::{RefusalCode, Rung};
-use crate::size::PageSize;
+use crate::size::{PageSize, format_bytes};
 use nix::unistd::geteuid;
 
 /// Where the words have to help.
@@ -37,6 +38,11 @@ struct Facts {
     pages: u64,
     /// What the pool must be set to for them to be available.
     total: u64,
+    /// Pages that a node needs more, and the node if there is but one.
+    missing_on_node: u64,
+    only_node: Option<u32>,
+    /// The machine's memory in bytes; 0 if it is not known.
+    memory: u64,
     default_size: bool,
     uid: u32,
     sizes: Vec<PageSize>,
@@ -54,21 +60,21 @@ pub fn remedy_for(
     container: Option<&Container>,
 ) -> String {
     let pages = pages_needed.max(1);
-    let (total, default_size) = match rung {
-        Rung::Huge(size) => {
-            let pool = pool(size).ok().flatten();
-            let total = pool.map_or(pages, |pool| total_for(&pool, pages));
-            (total, default_huge() == Some(size))
-        }
-        _ => (pages, false),
+    let (pool, default_size) = match rung {
+        Rung::Huge(size) => (pool(size).ok().flatten(), default_huge() == Some(size)),
+        _ => (None, false),
     };
+    let pool = pool.as_ref();
     words(
         code,
         &Facts {
             place: Place::of(container),
             rung,
             pages,
-            total,
+            total: pool.map_or(pages, |pool| total_for(pool, pages)),
+            missing_on_node: pool.map_or(pages, |pool| missing_on_node(pool, pages)),
+            only_node: pool.and_then(only_node),
+            memory: memory().total,
             default_size,
             uid: geteuid().as_raw(),
             sizes: pools().into_iter().map(|pool| pool.size).collect(),
@@ -80,6 +86,22 @@ pub fn remedy_for(
 pub(super) fn total_for(pool: &Pool, pages: u64) -> u64 {
     let missing = pages.saturating_sub(pool.available());
     pool.persistent().saturating_add(missing).max(pages)
+}
+
+/// How many pages a node of `pool` needs more so that `pages` of them are free on it.
+///
+/// Which node it is about is not known here, so it is the one that has the fewest. What is
+/// promised may be taken from any of them.
+fn missing_on_node(pool: &Pool, pages: u64) -> u64 {
+    let fewest = pool.nodes.iter().map(|node| node.free).min().unwrap_or(0);
+    pages.saturating_sub(fewest.saturating_sub(pool.reserved)).max(1)
+}
+
+fn only_node(pool: &Pool) -> Option<u32> {
+    match pool.nodes[..] {
+        [ref only] => Some(only.node),
+        _ => None,
+    }
 }
 
 /// The mount point proposed for pages of `size`.
@@ -116,6 +138,21 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
     let Facts { place, total, pages, uid, .. } = *facts;
     let folder = mount_point(size, facts.default_size);
     let root = if uid == 0 { "" } else { "as root: " };
+    let reserved = match code {
+        RefusalCode::PoolTooSmall => total,
+        RefusalCode::NodeTooSmall => pages,
+        _ => 0,
+    };
+    let bytes = size.bytes().saturating_mul(reserved);
+    if facts.memory != 0 && bytes > facts.memory {
+        return format!(
+            "less of it: the machine has {} of memory, and {reserved} pages of {size} take {}",
+            format_bytes(facts.memory),
+            format_bytes(bytes)
+        );
+    }
+    let node = facts.only_node.map_or("NODE".to_owned(), |node| node.to_string());
+    let missing = facts.missing_on_node;
     match (code, place) {
         (RefusalCode::NoSuchPageSize, _) if facts.sizes.is_empty() => {
             "a kernel with hugetlbfs (CONFIG_HUGETLBFS)".to_owned()
@@ -197,10 +234,10 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
             format!("ask for exactly {size}, or allow more waste, or make the segment larger")
         }
         (RefusalCode::NodeTooSmall, Place::Machine) => {
-            format!("{root}hugeshm reserve {size} {pages} --node NODE")
+            format!("{root}hugeshm reserve {size} {missing} --add --node {node}")
         }
         (RefusalCode::NodeTooSmall, _) => {
-            format!("on the host: hugeshm reserve {size} {pages} --node NODE")
+            format!("on the host: hugeshm reserve {size} {missing} --add --node {node}")
         }
         (RefusalCode::MemoryLimit, place) => small_words(RefusalCode::MemoryLimit, place),
         _ => String::new(),
@@ -235,6 +272,7 @@ fn small_words(code: RefusalCode, place: Place) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::NodePool;
 
     fn facts(place: Place, rung: Rung) -> Facts {
         Facts {
@@ -242,6 +280,9 @@ mod tests {
             rung,
             pages: 64,
             total: 70,
+            missing_on_node: 61,
+            only_node: None,
+            memory: 1 << 40,
             default_size: rung == Rung::Huge(PageSize::SIZE_2M),
             uid: 0,
             sizes: vec![PageSize::SIZE_2M, PageSize::SIZE_1G],
@@ -264,6 +305,49 @@ mod tests {
         assert_eq!(words(RefusalCode::PoolTooSmall, &user), "as root: hugeshm reserve 2M 70");
         let gigantic = facts(Place::Machine, Rung::Huge(PageSize::SIZE_1G));
         assert!(words(RefusalCode::PoolTooSmall, &gigantic).contains("hugepagesz=1G hugepages=70"));
+    }
+
+    #[test]
+    fn a_node_is_given_more_pages_and_never_fewer() {
+        let node = |node, free| NodePool { node, total: free, free, surplus: 0 };
+        let mut pool = Pool {
+            size: PageSize::SIZE_2M,
+            total: 40,
+            free: 40,
+            reserved: 2,
+            surplus: 0,
+            overcommit: 0,
+            nodes: vec![node(0, 30)],
+        };
+        assert_eq!((missing_on_node(&pool, 64), only_node(&pool)), (36, Some(0)));
+        assert_eq!(missing_on_node(&pool, 5), 1);
+        pool.nodes.push(node(1, 10));
+        assert_eq!((missing_on_node(&pool, 64), only_node(&pool)), (56, None));
+        let machine = facts(Place::Machine, HUGE);
+        let remedy = "hugeshm reserve 2M 61 --add --node NODE";
+        assert_eq!(words(RefusalCode::NodeTooSmall, &machine), remedy);
+        let single = Facts { only_node: Some(0), ..machine };
+        assert!(words(RefusalCode::NodeTooSmall, &single).ends_with(" --add --node 0"));
+    }
+
+    #[test]
+    fn nobody_is_told_to_reserve_more_than_the_machine_has() {
+        let small = Facts { memory: 128 << 20, ..facts(Place::Machine, HUGE) };
+        let remedy = words(RefusalCode::PoolTooSmall, &small);
+        assert_eq!(
+            remedy,
+            "less of it: the machine has 128 MiB of memory, and 70 pages of 2M take 140 MiB"
+        );
+        // The 64 pages that the node needs are just as much as there is.
+        assert!(words(RefusalCode::NodeTooSmall, &small).contains(" --add "));
+        for place in [Place::Machine, Place::Container, Place::Pod] {
+            let tiny = Facts { memory: 1 << 20, ..facts(place, HUGE) };
+            for code in [RefusalCode::PoolTooSmall, RefusalCode::NodeTooSmall] {
+                assert!(!words(code, &tiny).contains("hugeshm reserve"), "{code:?} in {place:?}");
+            }
+        }
+        let unknown = Facts { memory: 0, ..facts(Place::Machine, HUGE) };
+        assert!(words(RefusalCode::PoolTooSmall, &unknown).contains("hugeshm reserve"));
     }
 
     #[test]

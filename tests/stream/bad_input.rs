@@ -43,6 +43,8 @@ fn bad_arguments_are_refused_with_the_reason() {
         (&["--name", "s", "/no/such/file"], &["/no/such/file", "No such file"]),
         (&["--name", "s", "/"], &["open /", "folder"]),
         (&with(&["--size", "1M", "--record", "1M", input]), &["does not fit", "--size"]),
+        (&with(&["--size", "128K", input]), &["does not fit", "--size 196K", "--record 32744"]),
+        (&with(&["--size", "128K", "--record", "32745", input]), &["does not fit"]),
         (&with(&["--record", "4G", input]), &["does not fit", "--size"]),
     ];
     for (arguments, saying) in cases {

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 /// Mount a hugetlbfs, making its folder if it is missing.
 ///
-/// One with pages of the same size that is there already is left as it is. Needs root.
+/// One with pages of the same size that is there already stays, and its folder is given the owner,
+/// group and permissions asked for. Needs root.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The page size, such as 2M or 1G.
@@ -27,7 +28,7 @@ pub(crate) struct Arguments {
     /// The permissions in octal digits, such as 0770 or 1777.
     #[arg(long, value_parser = parse_mode)]
     mode: Option<u32>,
-    /// What it may hold, such as 512M.
+    /// What it may hold, such as 512M; whole pages.
     #[arg(long, value_parser = parse_quota)]
     quota: Option<u64>,
     #[command(flatten)]
@@ -53,6 +54,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.outcome {
             MountOutcome::AlreadyMounted => "already mounted, left as it is",
+            MountOutcome::Changed => "already mounted, owner and permissions changed",
             _ => "mounted",
         })?;
         match &self.mount {

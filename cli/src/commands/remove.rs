@@ -61,7 +61,10 @@ impl Arguments {
                 }
             }
         }
-        self.format.print(&report)?;
+        // That nothing was removed has been said, with the reasons.
+        if self.format.is_json() || !report.removed.is_empty() {
+            self.format.print(&report)?;
+        }
         Ok(code)
     }
 }

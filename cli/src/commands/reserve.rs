@@ -10,13 +10,20 @@ use std::process::ExitCode;
 
 /// Set how many huge pages of a size the machine keeps.
 ///
-/// The number is the pool's total, not an addition; 0 gives the pages back. Needs root.
+/// The number is the pool's total, unless --add is given; a pool that keeps more shrinks only with
+/// --shrink. Needs root.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The page size, such as 2M or 1G.
     size: PageSize,
     /// How many pages the pool shall keep.
     count: u64,
+    /// Keep that many pages more than now.
+    #[arg(long, conflicts_with = "shrink")]
+    add: bool,
+    /// Let pages go if the pool keeps more; `0 --shrink` gives all of them back.
+    #[arg(long)]
+    shrink: bool,
     /// On this NUMA node alone.
     #[arg(long)]
     node: Option<u32>,
@@ -70,8 +77,18 @@ fn kept(pool: Option<&Pool>, node: Option<u32>) -> u64 {
 
 impl Arguments {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
-        let Self { size, node, count: asked, format } = self;
+        let Self { size, node, count, add, shrink, format } = self;
         let before = kept(pages::pool(size)?.as_ref(), node);
+        let asked = if add { before.saturating_add(count) } else { count };
+        if asked < before && !shrink {
+            let on_node = node.map(|node| format!(" on node {node}")).unwrap_or_default();
+            let add = if count == 0 { String::new() } else { format!(", --add for {count} more") };
+            return Err(Failure::Undone(format!(
+                "reserve {size}: the pool keeps {before} pages{on_node}, {} of them would go; \
+                 nothing was changed; try: --shrink if that is meant{add}",
+                before - asked
+            )));
+        }
         let outcome = pages::resize_pool(size, node, asked);
         if let Err(error) = &outcome
             && error.kind() != ErrorKind::Partial
