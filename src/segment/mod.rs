@@ -44,7 +44,7 @@ use crate::view::View;
 use attach::Attached;
 use builder::SegmentBuilder;
 use core::time::Duration;
-use directory::{ObjectSpec, TypeIdentity};
+use directory::{ObjectSpec, Schema, TypeIdentity};
 use domain::Domain;
 use endpoint::{Endpoint, Place, Role};
 use layout::{Entry, LOCK_DIRECTORY};
@@ -242,6 +242,25 @@ impl Segment {
     /// Removes the name when the last handle or endpoint of this process goes.
     pub fn unlink_on_drop(&self, unlink: bool) {
         self.attached.unlink_on_drop.store(unlink, Ordering::Relaxed);
+    }
+
+    /// The schema that an object was declared with, copied; none if it has none.
+    ///
+    /// It is what the declaring program wrote, or what a peer has made of it since.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] lists the objects there are.
+    pub fn schema(&self, object: &str) -> Result<Option<Schema>> {
+        let raw = self.object(object)?.entry.raw;
+        // `Entry::parse` checked that it lies inside the segment.
+        let length = usize::try_from(raw.schema_length).unwrap_or(0);
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; length];
+        self.attached.view.read(raw.schema_offset as usize, &mut bytes);
+        Ok(Some(Schema::new(raw.schema_format, bytes)))
     }
 
     /// Finds an object by its name.

@@ -119,6 +119,10 @@ pub struct ObjectInfo {
     pub type_identity: TypeIdentity,
     /// The size of its values in bytes.
     pub type_size: u64,
+    /// Bytes of its schema; 0 = none.
+    pub schema_bytes: u64,
+    /// The format of its schema, as the programs number them.
+    pub schema_format: u32,
     /// Bytes of memory for its payload.
     pub payload_bytes: u64,
     /// Messages published and not yet delivered, by the statistics of a single producer and
@@ -382,6 +386,8 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
             raw.type_minor,
         ),
         type_size: raw.type_size,
+        schema_bytes: raw.schema_length,
+        schema_format: raw.schema_format,
         payload_bytes: raw.payload_length,
         lag: lag(&endpoints),
         endpoints,

@@ -1,7 +1,7 @@
 //! What a ring carries: types and their versions, raw bytes, records of any length.
 
 use crate::common::child::{hear, say};
-use crate::common::refused;
+use crate::common::{Quiet, Scratch, refused};
 use crate::{Stage, in_time, opened};
 use hugeshm::{ErrorKind, RecordRing, RecvError, Schema, SendError, TypeIdentity, TypedRing};
 use std::io::{Read, Seek};
@@ -259,4 +259,26 @@ pub fn play(role: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+#[test]
+fn a_schema_is_read_as_it_was_declared() {
+    let quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let d = scratch.domain();
+    let schema = Schema::new(7, &b"u64 price; u64 size"[..]);
+    let segment = d
+        .create("schema")
+        .ring_of("with", TypedRing::<u64>::new(4).schema(schema.clone()))
+        .records("without", 4096)
+        .build()
+        .unwrap();
+    let reader = d.open_read_only("schema").unwrap();
+    assert_eq!(reader.schema("with").unwrap(), Some(schema));
+    assert_eq!(reader.schema("without").unwrap(), None);
+    assert!(reader.schema("absent").is_err());
+    assert_eq!(reader.objects()[0].schema_bytes, 19);
+    drop((segment, reader));
+    d.remove("schema").unwrap();
+    drop(quiet);
 }
