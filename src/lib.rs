@@ -23,6 +23,11 @@ pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
 pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
+#[cfg(feature = "tokio")]
+pub use ring::{
+    Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
+};
 pub use ring::{
     Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
     RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
@@ -38,4 +43,7 @@ pub use segment::names::Identity;
 pub use segment::report::{AttachmentInfo, ObjectInfo, SegmentEntry, SegmentInfo, Usage};
 pub use size::{PageSize, format_bytes, parse_bytes};
 pub use stats::Stats;
-pub use wait::{Canceller, PeerChange, WaitMode};
+pub use wait::{
+    AnyCanceller, Armed, Canceller, Doorbell, PeerChange, WaitAny, WaitError, WaitMode, Waitable,
+    wait_any,
+};

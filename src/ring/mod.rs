@@ -14,6 +14,7 @@
 //! | `slots` | protocol of the typed ring, ends by bytes |
 //! | `typed` | the same ends with a type |
 //! | `open` | how a segment declares rings and gives out their ends |
+//! | `awaited` | the ends as futures (feature `tokio`) |
 //! | `record` | protocol and ends of the record ring |
 //! | `error` | what a call answers |
 //!
@@ -33,6 +34,8 @@
 //! * A call that need not wait makes no system call and allocates nothing, except
 //!   to wake a sleeping peer, and about every 50 ms of finding nothing to ask for it.
 
+#[cfg(feature = "tokio")]
+mod awaited;
 mod endpoint;
 pub(crate) mod error;
 pub(crate) mod layout;
@@ -47,6 +50,11 @@ mod testing;
 #[cfg(test)]
 mod typed_tests;
 
+#[cfg(feature = "tokio")]
+pub use awaited::{
+    Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
+};
 pub use error::{Corruption, RecvError, SendError};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
