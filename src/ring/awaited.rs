@@ -61,12 +61,13 @@ impl<E: Waitable> Async<E> {
     ///
     /// # Errors
     ///
-    /// Those of the end's `doorbell`.
+    /// Those of the end's `doorbell`; [`ErrorKind::Unsupported`](crate::ErrorKind) outside of a
+    /// tokio runtime.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime, or in one whose I/O driver is not enabled; the first wait does
-    /// so where the time driver is not.
+    /// In a runtime whose I/O driver is not enabled; the first wait does so where the time driver
+    /// is not.
     pub fn new(mut end: E) -> Result<Self> {
         let bell = end.port().hang_bell()?;
         Ok(Self { bell: AsyncBell::new(bell, &mut end)?, end })
@@ -78,7 +79,7 @@ impl<E: Waitable> Async<E> {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if `end` did not make the bell, or another
-    /// one since; the runtime cannot watch the descriptor.
+    /// one since; otherwise as [`Async::new`].
     ///
     /// # Panics
     ///

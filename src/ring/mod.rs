@@ -46,6 +46,8 @@ mod slots;
 mod typed;
 
 #[cfg(test)]
+mod bell_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod typed_tests;

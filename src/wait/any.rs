@@ -180,6 +180,11 @@ impl WaitAny {
         self.until(ends, Some(deadline))
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_vector(&mut self, vector: bool) {
+        self.vector = vector;
+    }
+
     fn until(&mut self, ends: Ends<'_, '_>, deadline: Option<Instant>) -> Result<usize, WaitError> {
         let first = self.next.checked_rem(ends.len()).ok_or(WaitError::NoEndpoint)?;
         let found = self.pass(ends, first, deadline)?;

@@ -4,9 +4,10 @@
 //! the descriptor or the end of the slice, clear. Nothing is taken out of a ring
 //! here, so a future that is dropped half-way loses nothing; the peer then rings
 //! once for nobody. Needs a runtime with its I/O and time drivers enabled.
+#![expect(unsafe_code, reason = "a descriptor is lent to the runtime for as long as it lives")]
 
 use super::{Armed, Doorbell, End, Waits};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use core::future::poll_fn;
 use core::task::Poll;
 use nix::errno::Errno;
@@ -24,10 +25,19 @@ pub(crate) struct AsyncBell {
 }
 
 impl AsyncBell {
-    /// Panics outside of a runtime, or where its I/O driver is not enabled.
+    /// Panics in a runtime whose I/O driver is not enabled.
     pub(crate) fn new<E: Waits>(bell: Doorbell, end: &mut E) -> Result<Self> {
         bell.check("watch doorbell", end)?;
-        let bell = AsyncFd::register_with_interest(bell, Interest::READABLE).map_err(|error| {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::new(ErrorKind::Unsupported, "watch doorbell", "runtime")
+                .detail("this thread is in no tokio runtime")
+                .remedy("call it from a task, or behind Runtime::enter"));
+        }
+        // SAFETY: a `Doorbell` owns its descriptor, never exchanges it and always names the same
+        // one; this type owns the `Doorbell` and only lends it, so it lives until the `AsyncFd`
+        // is dropped.
+        let registered = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) };
+        let bell = registered.map_err(|error| {
             let (_, cause) = error.into_parts();
             let errno = cause.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
             Error::system("watch doorbell", "runtime", errno)
