@@ -4,8 +4,10 @@
 mod error;
 mod size;
 
+mod call;
 mod ladder;
 mod numa;
+mod outcome;
 pub mod pages;
 mod peer;
 mod region;
@@ -16,11 +18,11 @@ mod sys;
 mod view;
 mod wait;
 
-#[doc(no_inline)]
-pub use bytemuck;
+pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
 pub use numa::{NodeSet, Placement};
+pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 #[cfg(feature = "tokio")]
@@ -29,8 +31,9 @@ pub use ring::{
     AsyncRecordProducer,
 };
 pub use ring::{
-    Batch, Consumer, Corruption, Producer, RawConsumer, RawProducer, Record, RecordConsumer,
-    RecordProducer, RecordRing, RecvError, Reservation, SendError, TypedRing,
+    Batch, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
+    DuplexServer, Producer, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
+    RecordRing, RecvError, Reservation, SendError, TypedRing,
 };
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;

@@ -457,11 +457,14 @@ impl SlotCursor {
         SlotWalk { place: self.place, cursor: self }
     }
 
-    /// Moves to a place that a walk over this cursor reached.
+    /// Moves on by `count` slots, at most once around.
     #[inline(always)]
-    pub(crate) fn go(&mut self, place: SlotPlace) {
-        assert!(place.offset <= self.last && place.offset.is_multiple_of(8), "not a slot of ours");
-        self.place = place;
+    pub(crate) fn skip(&mut self, count: usize) {
+        let length = self.last + self.stride;
+        let distance = count.checked_mul(self.stride).filter(|&distance| distance <= length);
+        let next = self.place.offset + distance.expect("at most once around the ring");
+        // Multiples of the stride below twice the length: one turn back brings them inside.
+        self.place.offset = if next >= length { next - length } else { next };
     }
 
     /// Moves to slot number `index`, counted round and round; divides, for slow paths only.
@@ -493,12 +496,6 @@ impl<'a> SlotWalk<'a> {
     #[inline(always)]
     pub(crate) fn slot(&self) -> Slot<'a> {
         self.cursor.slot_at(self.place)
-    }
-
-    /// Where it is.
-    #[inline(always)]
-    pub(crate) fn place(&self) -> SlotPlace {
-        self.place
     }
 }
 
@@ -699,13 +696,99 @@ unsafe fn copy_in_words(source: *const u8, target: *mut u8, len: usize) {
     }
 }
 
-/// The long copy: 64 bytes per turn in vector registers, the rest in words.
+/// From this length on the processor's own string copy is fastest.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const STRING_MIN: usize = 32 << 10;
+
+/// The long copy: vector registers up to 32 KiB, the processor's string copy beyond, the rest in
+/// words.
 ///
 /// # Safety
 ///
 /// As for [`copy_out`] or [`copy_in`], by `direction`.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: Direction) {
+    if len >= STRING_MIN {
+        // SAFETY: the instruction reads and writes exactly `len` bytes, both promised by the
+        // caller; the direction flag is clear on entry by the ABI.
+        unsafe {
+            core::arch::asm!(
+                "rep movsb",
+                inout("rcx") len => _,
+                inout("rsi") source => _,
+                inout("rdi") target => _,
+                options(nostack, preserves_flags),
+            );
+        }
+        return;
+    }
+    let bulk = if std::arch::is_x86_feature_detected!("avx") {
+        // SAFETY: the caller's promise, and the processor has AVX.
+        unsafe { copy_avx(source, target, len) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { copy_sse(source, target, len) }
+    };
+    let (source, target) = (source.wrapping_add(bulk), target.wrapping_add(bulk));
+    match direction {
+        // SAFETY: the remaining `len - bulk` bytes of both ranges, by the caller's promise.
+        Direction::In => unsafe { copy_in_words(source, target, len - bulk) },
+        // SAFETY: as above.
+        Direction::Out => unsafe { copy_out_words(source, target, len - bulk) },
+    }
+}
+
+/// Copies as many whole 128-byte pieces as there are; how many bytes that were.
+///
+/// # Safety
+///
+/// As for [`copy_long`]; the processor has AVX.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx")]
+unsafe fn copy_avx(source: *const u8, target: *mut u8, len: usize) -> usize {
+    let bulk = len & !127;
+    if bulk > 0 {
+        // SAFETY: the loop reads and writes exactly `bulk <= len` bytes, 128 per turn and at least
+        // one turn; the caller vouches for AVX; unaligned moves need no alignment; the upper
+        // halves of the registers are cleared for code without AVX; the stack is not used.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "vmovdqu {a}, [{source}]",
+                "vmovdqu {b}, [{source} + 32]",
+                "vmovdqu {c}, [{source} + 64]",
+                "vmovdqu {d}, [{source} + 96]",
+                "vmovdqu [{target}], {a}",
+                "vmovdqu [{target} + 32], {b}",
+                "vmovdqu [{target} + 64], {c}",
+                "vmovdqu [{target} + 96], {d}",
+                "add {source}, 128",
+                "add {target}, 128",
+                "sub {left}, 128",
+                "jnz 2b",
+                "vzeroupper",
+                a = out(ymm_reg) _,
+                b = out(ymm_reg) _,
+                c = out(ymm_reg) _,
+                d = out(ymm_reg) _,
+                source = inout(reg) source => _,
+                target = inout(reg) target => _,
+                left = inout(reg) bulk => _,
+                options(nostack),
+            );
+        }
+    }
+    bulk
+}
+
+/// Copies as many whole 64-byte pieces as there are; how many bytes that were.
+///
+/// # Safety
+///
+/// As for [`copy_long`].
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline]
+unsafe fn copy_sse(source: *const u8, target: *mut u8, len: usize) -> usize {
     let bulk = len & !63;
     if bulk > 0 {
         // SAFETY: the loop reads and writes exactly `bulk <= len` bytes, 64 per turn and at
@@ -737,13 +820,7 @@ unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: D
             );
         }
     }
-    let (source, target) = (source.wrapping_add(bulk), target.wrapping_add(bulk));
-    match direction {
-        // SAFETY: the remaining `len - bulk` bytes of both ranges, by the caller's promise.
-        Direction::In => unsafe { copy_in_words(source, target, len - bulk) },
-        // SAFETY: as above.
-        Direction::Out => unsafe { copy_out_words(source, target, len - bulk) },
-    }
+    bulk
 }
 
 /// The long copy where no assembly is at hand.

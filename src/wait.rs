@@ -61,7 +61,12 @@
 mod any;
 #[cfg(feature = "tokio")]
 mod asleep;
+mod calls;
 mod doorbell;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub(crate) use calls::endpoint_calls;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
@@ -362,6 +367,12 @@ impl Port {
 
     pub(crate) fn set_mode(&mut self, mode: WaitMode) {
         self.mode = mode;
+    }
+
+    /// Whether a wait looks again at first, instead of sleeping at once.
+    #[inline(always)]
+    pub(crate) fn spins(&self) -> bool {
+        self.mode != WaitMode::Block
     }
 
     pub(crate) fn set_outlives_peer(&mut self, outlives: bool) {

@@ -18,7 +18,9 @@ fn floors() -> BTreeMap<&'static str, u32> {
         ("region", 3),
         ("wait", 3),
         ("segment", 4),
+        ("outcome", 4),
         ("ring", 5),
+        ("call", 5),
     ])
 }
 

@@ -146,6 +146,8 @@ pub struct Suite {
     pub(crate) tables: Vec<Table>,
     pub(crate) contests: Vec<Contest>,
     pub(crate) missing: Vec<(usize, String, String)>,
+    /// The table in use.
+    current: usize,
 }
 
 impl Suite {
@@ -156,30 +158,18 @@ impl Suite {
 
     /// Begins a table, or goes on with the one that has this key. `limit` is the id of a contest.
     pub fn table(&mut self, key: &str, title: &str, limit: &str) -> &mut Self {
-        let at = self.tables.iter().position(|table| table.key == key).unwrap_or_else(|| {
+        let known = self.tables.iter().position(|table| table.key == key);
+        self.current = known.unwrap_or_else(|| {
             self.tables.push(Table { key: key.into(), title: title.into(), limit: limit.into() });
             self.tables.len() - 1
         });
-        // The table in use is the last one.
-        let last = self.tables.len() - 1;
-        if at != last {
-            let table = self.tables.remove(at);
-            self.tables.push(table);
-            let moved = |table: &mut usize| match *table {
-                t if t == at => *table = last,
-                t if t > at => *table -= 1,
-                _ => {}
-            };
-            self.contests.iter_mut().for_each(|contest| moved(&mut contest.table));
-            self.missing.iter_mut().for_each(|(table, _, _)| moved(table));
-        }
         self
     }
 
     /// Adds a contest to the table in use; its id is the table's key and its name.
     pub fn add(&mut self, mut contest: Contest) -> &mut Self {
-        contest.table = self.tables.len().saturating_sub(1);
-        let key = self.tables.last().map_or("", |table| table.key.as_str());
+        contest.table = self.current;
+        let key = self.tables.get(self.current).map_or("", |table| table.key.as_str());
         contest.id = format!("{key}/{}", contest.name);
         self.contests.push(contest);
         self
@@ -187,8 +177,13 @@ impl Suite {
 
     /// Says that a contestant of the table in use is absent from this build, and why.
     pub fn missing(&mut self, name: &str, why: &str) -> &mut Self {
-        self.missing.push((self.tables.len().saturating_sub(1), name.into(), why.into()));
+        self.missing.push((self.current, name.into(), why.into()));
         self
+    }
+
+    /// The ids of all contests.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.contests.iter().map(|contest| contest.id.as_str())
     }
 
     /// The number of the contest with this id.

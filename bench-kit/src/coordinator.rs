@@ -8,6 +8,7 @@
 use crate::contest::{Contest, Place, Suite};
 use crate::haltpoll::HaltPoll;
 use crate::options::Options;
+use crate::ours::PAGES_VARIABLE;
 use crate::shared;
 use crate::stage::{Outcome, Plan, Told};
 use crate::worker::{MARK, Order, Post, VARIABLE};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Longer than a half waits for the other one.
 const PATIENCE: Duration = Duration::from_secs(12);
-const BLOCKS: u32 = 20;
+const BLOCKS: u32 = 100;
 const PILOT: Plan = Plan { warm: 64, blocks: 4, operations: 64 };
 
 /// One turn of one contest.
@@ -69,6 +70,7 @@ struct Pair {
     program: OsString,
     arguments: Vec<OsString>,
     post: Post,
+    pages: Option<String>,
     workers: Vec<Worker>,
 }
 
@@ -80,6 +82,7 @@ impl Pair {
             let mut child = Command::new(&self.program)
                 .args(&self.arguments)
                 .env(VARIABLE, serde_json::to_string(&post)?)
+                .envs(self.pages.iter().map(|pages| (PAGES_VARIABLE, pages)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
@@ -151,15 +154,25 @@ impl Pair {
 /// Runs the contests of the suite that `options` wants.
 pub(crate) fn run(suite: &Suite, options: &Options, arguments: &[OsString]) -> Outcome<Run> {
     let began = Instant::now();
+    if options.priority {
+        // Whoever calls the turns must not wait for a turn itself.
+        cpus::stand_first()?;
+    }
     let cpus = cpus::pair().ok_or("two processors are needed, of different cores")?;
     let (memory, on_huge): (OwnedFd, bool) = shared::create()?;
     let interrupted = listen_for_signals()?;
-    let post =
-        Post { side: 0, cpus, coordinator: std::process::id(), memory: shared::number(&memory) };
+    let post = Post {
+        side: 0,
+        cpus,
+        coordinator: std::process::id(),
+        memory: shared::number(&memory),
+        priority: options.priority,
+    };
     let mut pairs = vec![Pair {
         program: "/proc/self/exe".into(),
         arguments: arguments.to_vec(),
         post: post.clone(),
+        pages: options.pages.clone(),
         workers: Vec::new(),
     }];
     if let Some(program) = &options.against {
@@ -167,14 +180,17 @@ pub(crate) fn run(suite: &Suite, options: &Options, arguments: &[OsString]) -> O
             program: program.into(),
             arguments: arguments.to_vec(),
             post,
+            pages: options.pages.clone(),
             workers: Vec::new(),
         });
     }
     for pair in &mut pairs {
         pair.start()?;
     }
-    let wanted: Vec<usize> =
+    let mut wanted: Vec<usize> =
         (0..suite.contests.len()).filter(|&at| options.wants(suite, &suite.contests[at])).collect();
+    // What is compared is measured close together.
+    wanted.sort_by_key(|&at| suite.contests[at].table);
     let mut broken: BTreeMap<(usize, usize), String> = BTreeMap::new();
     let mut turns = Vec::new();
     let mut plans: BTreeMap<(usize, usize), Plan> = BTreeMap::new();
@@ -206,6 +222,8 @@ pub(crate) fn run(suite: &Suite, options: &Options, arguments: &[OsString]) -> O
             match played {
                 Err(error) => {
                     broken.insert((at, build), error.to_string());
+                    // What a killed half has left behind, if it was one of ours.
+                    let _ = hugeshm::Segment::remove(&format!("bench-{number}"));
                     pairs[build].start()?;
                 }
                 Ok(told) => {

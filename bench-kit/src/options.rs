@@ -34,6 +34,10 @@ pub struct Options {
     pub list: bool,
     /// Reserves huge pages for the rows that need them, and gives them back.
     pub reserve: bool,
+    /// Page policy of our segments, where the row does not say which.
+    pub pages: Option<String>,
+    /// Takes the processors from everybody else.
+    pub priority: bool,
     /// Says nothing while it measures.
     pub quiet: bool,
 }
@@ -48,6 +52,8 @@ const HELP: &str = "\
   --svg FOLDER       writes a plot of each table
   --markdown         prints Markdown
   --reserve          reserves huge pages for the rows that need them, and gives them back
+  --pages POLICY     pages of our segments where the row does not say which: auto, 2M, base ...
+  --priority         takes the processors from everybody else (for a machine that is not idle)
   --list             prints the ids of the contests
   --quiet            says nothing before the end";
 
@@ -78,6 +84,8 @@ impl Options {
                 "--markdown" => options.markdown = true,
                 "--list" => options.list = true,
                 "--reserve" => options.reserve = true,
+                "--pages" => options.pages = Some(value()?),
+                "--priority" => options.priority = true,
                 "--quiet" => options.quiet = true,
                 // What cargo says to every benchmark.
                 "--bench" => {}

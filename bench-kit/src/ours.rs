@@ -12,8 +12,8 @@ use crate::words::{fill, sum};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use core::hint::spin_loop;
 use hugeshm::{
-    Consumer, Producer, RecordConsumer, RecordProducer, RecvError, Segment, SegmentBuilder,
-    SendError, WaitMode,
+    Consumer, PagePolicy, Producer, RecordConsumer, RecordProducer, RecvError, Segment,
+    SegmentBuilder, SendError, WaitMode,
 };
 
 /// Slots of the typed rings of the streams.
@@ -23,6 +23,9 @@ pub const BATCH: usize = 32;
 /// Bytes of the record rings for small messages, and for large ones.
 const SMALL_RING: u64 = 256 << 10;
 const BULK_RING: u64 = 8 << 20;
+
+/// Names the variable with the page policy.
+pub(crate) const PAGES_VARIABLE: &str = "HUGESHM_BENCH_PAGES";
 
 /// The suite of our own benchmark: limits, rings, waiting, pages.
 pub fn suite() -> Suite {
@@ -55,11 +58,11 @@ pub fn round_trips(suite: &mut Suite) {
 /// Streams of messages from 8 bytes to 1 MiB.
 pub fn streams(suite: &mut Suite) {
     suite.table("s-8", "Stream, 8 B", "s-8/raw, published in 32s");
-    suite.add(limits::batches::<1>());
+    suite.add(limits::batches::<1>(BATCH as u64));
     suite.add(typed_batches::<1>()).add(typed_stream::<1>(SLOTS));
     suite.add(record_batches(8)).add(record_stream(8));
     suite.table("s-64", "Stream, 64 B", "s-64/raw, published in 32s");
-    suite.add(limits::batches::<8>()).add(limits::flagged_lines());
+    suite.add(limits::batches::<8>(BATCH as u64)).add(limits::flagged_lines());
     suite.add(typed_batches::<8>()).add(typed_stream::<8>(SLOTS));
     suite.add(record_batches(64)).add(record_stream(64));
     for (key, name, bytes) in
@@ -132,7 +135,11 @@ pub(crate) fn segment(
     declare: impl FnOnce(SegmentBuilder) -> SegmentBuilder,
 ) -> Outcome<Segment> {
     if stage.side() == Side::First {
-        let segment = declare(Segment::create(&stage.name()).unlink_on_drop(true)).build()?;
+        let mut builder = Segment::create(&stage.name()).unlink_on_drop(true);
+        if let Ok(policy) = std::env::var(PAGES_VARIABLE) {
+            builder = builder.pages(policy.parse::<PagePolicy>()?);
+        }
+        let segment = declare(builder).build()?;
         stage.set_up();
         stage.meet()?;
         Ok(segment)

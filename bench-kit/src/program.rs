@@ -28,7 +28,7 @@ pub fn main(suite: impl FnOnce() -> Suite) -> ExitCode {
 fn print(suite: &Suite) -> Outcome {
     let options = Options::parse(std::env::args().skip(1))?;
     if options.list {
-        suite.contests.iter().for_each(|contest| println!("{}", contest.id));
+        suite.ids().for_each(|id| println!("{id}"));
         return Ok(());
     }
     let report = measure(suite, &options, &[])?;

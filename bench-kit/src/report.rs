@@ -1,7 +1,7 @@
 //! Tables as plain text, Markdown and JSON.
 
 use crate::contest::Suite;
-use crate::coordinator::Run;
+use crate::coordinator::{Run, Turn};
 use crate::options::{Effort, Options};
 use crate::sum::{self, FAR_NANOS, Row, Sheet, Spread};
 use crate::{cpus, haltpoll};
@@ -11,8 +11,8 @@ use serde::Serialize;
 /// What a run of a benchmark found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The shape of the JSON.
-    pub schema: u32,
+    /// The number of this report's shape.
+    pub shape: u32,
     /// When, in seconds since 1970.
     pub unix_seconds: u64,
     /// `quick` or `full`.
@@ -35,16 +35,26 @@ pub struct Report {
     pub line: Option<Spread>,
     /// How many turns were near, and far.
     pub turns: [usize; 2],
+    /// How many turns count nowhere, since the line changed between their beginning and end.
+    pub mixed: usize,
+    /// How many turns somebody else had the processors for most of the time.
+    pub disturbed: usize,
+    /// The load average at the end, over one minute.
+    pub load: String,
     /// The tables.
     pub sheets: Vec<Sheet>,
 }
 
 impl Report {
     pub(crate) fn new(suite: &Suite, options: &Options, run: &Run) -> Self {
-        let far = run.turns.iter().filter(|turn| sum::is_far(turn)).count();
+        let count = |wanted: &dyn Fn(&Turn) -> bool| {
+            run.turns.iter().filter(|turn| turn.line > 0.0 && wanted(turn)).count()
+        };
+        let mixed = count(&sum::is_mixed);
+        let far = count(&|turn| sum::is_far(turn) && !sum::is_mixed(turn));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
-            schema: 1,
+            shape: 1,
             unix_seconds: now.map_or(0, |since| since.as_secs()),
             effort: if options.effort == Effort::Full { "full" } else { "quick" },
             rounds: options.rounds(),
@@ -56,7 +66,17 @@ impl Report {
             halt_poll: haltpoll::found(),
             limits_on_huge_pages: run.on_huge,
             line: Spread::of(run.turns.iter().map(|turn| turn.line).filter(|&line| line > 0.0)),
-            turns: [run.turns.len() - far, far],
+            turns: [count(&|_| true) - far - mixed, far],
+            mixed,
+            disturbed: run
+                .turns
+                .iter()
+                .filter(|turn| sum::was_disturbed(&suite.contests[turn.contest], turn))
+                .count(),
+            load: std::fs::read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| text.split(' ').next().map(str::to_owned))
+                .unwrap_or_else(|| "?".into()),
             sheets: sum::sheets(suite, run),
         }
     }
@@ -107,7 +127,14 @@ impl Report {
                 self.effort, self.rounds, self.seconds
             ),
             format!(
-                "line round trip {line}: {near} turns near, {far} far (over {FAR_NANOS:.0} ns)"
+                "line round trip {line}: {near} turns near, {far} far (over {FAR_NANOS:.0} ns), \
+                 {} moved in between and left out",
+                self.mixed
+            ),
+            format!(
+                "{} turns disturbed by other programs (fewer than a quarter of the blocks clean), \
+                 load {}",
+                self.disturbed, self.load
             ),
             format!(
                 "halt polling as found: {}; limits on {} pages",

@@ -41,8 +41,31 @@ fn middle(sorted: &[f64]) -> f64 {
 /// Nanoseconds per operation: the median of the block means, or of the samples.
 pub(crate) fn nanos(contest: &Contest, plan: Plan, told: &[Told; 2]) -> f64 {
     let at = usize::from(contest.times_second() && contest.place == Place::Processes);
-    let blocks = told[at].blocks.iter().map(|&nanos| nanos as f64 / plan.operations as f64);
-    Spread::of(blocks).map_or(f64::NAN, |spread| spread.median)
+    let per_operation = |nanos: u64| nanos as f64 / plan.operations as f64;
+    let clean = clean_blocks(told, at).map(per_operation);
+    let all = told[at].blocks.iter().map(|&nanos| per_operation(nanos));
+    let spread = if is_disturbed(told, at) { Spread::of(all) } else { Spread::of(clean) };
+    spread.map_or(f64::NAN, |spread| spread.median)
+}
+
+/// The blocks during which both halves kept their processors.
+fn clean_blocks(told: &[Told; 2], at: usize) -> impl Iterator<Item = u64> {
+    let lost = |half: usize, block: usize| told[half].preempted.get(block) == Some(&true);
+    let blocks = told[at].blocks.iter().enumerate();
+    blocks.filter(move |&(block, _)| !lost(0, block) && !lost(1, block)).map(|(_, &nanos)| nanos)
+}
+
+/// Whether less than a quarter of the blocks is clean.
+fn is_disturbed(told: &[Told; 2], at: usize) -> bool {
+    clean_blocks(told, at).count() * 4 < told[at].blocks.len()
+}
+
+/// Whether somebody else had the processors for most of the turn.
+pub(crate) fn was_disturbed(contest: &Contest, turn: &Turn) -> bool {
+    is_disturbed(
+        &turn.told,
+        usize::from(contest.times_second() && contest.place == Place::Processes),
+    )
 }
 
 /// One contestant in one table, in turns that were all near or all far.
@@ -135,16 +158,22 @@ fn sheet(suite: &Suite, run: &Run, at: usize) -> Option<Sheet> {
 fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> Option<Row> {
     let contest = &suite.contests[at];
     let of = |contest: usize, build: usize| {
-        move |turn: &&Turn| turn.contest == contest && turn.build == build && is_far(turn) == far
+        move |turn: &&Turn| {
+            turn.contest == contest && turn.build == build && is_far(turn) == far && !is_mixed(turn)
+        }
     };
     let turns: Vec<&Turn> = run.turns.iter().filter(of(at, 0)).collect();
     let nanos = Spread::of(turns.iter().map(|turn| turn.nanos))?;
     let ratios = |to: usize, build: usize| {
         let others: BTreeMap<usize, f64> =
             run.turns.iter().filter(of(to, build)).map(|turn| (turn.round, turn.nanos)).collect();
-        Spread::of(
-            turns.iter().filter_map(|turn| others.get(&turn.round).map(|other| turn.nanos / other)),
-        )
+        // Where the line changed within a round, the nearest round with such a line counts.
+        let nearest = |round: usize| {
+            let by_distance = |(at, _): &(&usize, &f64)| at.abs_diff(round);
+            others.iter().min_by_key(by_distance).map(|(_, nanos)| *nanos)
+        };
+        let ratio = |turn: &&Turn| nearest(turn.round).map(|other| turn.nanos / other);
+        Spread::of(turns.iter().filter_map(ratio))
     };
     let median = |number: &dyn Fn(&Turn) -> f64| {
         Spread::of(turns.iter().map(|turn| number(turn))).map_or(0.0, |spread| spread.median)
@@ -201,6 +230,12 @@ fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> 
 
 pub(crate) fn is_far(turn: &Turn) -> bool {
     turn.line > FAR_NANOS
+}
+
+/// Whether the processors were moved during the turn, which then counts nowhere.
+pub(crate) fn is_mixed(turn: &Turn) -> bool {
+    let [before, after] = turn.told[0].line;
+    (before > FAR_NANOS) != (after > FAR_NANOS)
 }
 
 fn percentiles(turn: &Turn) -> Option<[f64; 5]> {

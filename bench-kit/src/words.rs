@@ -4,14 +4,29 @@
 //! torn one. Both functions must be faster than any transport they are used on,
 //! hence the wide vectors where the processor has them.
 
+use core::mem::MaybeUninit;
+
 /// Writes `word` everywhere.
 #[inline]
 pub fn fill(words: &mut [u64], word: u64) {
+    fill_with(words, word, |place, word| *place = word);
+}
+
+/// Writes `word` everywhere, into memory that may never have been written.
+#[inline]
+pub fn fill_uninit(words: &mut [MaybeUninit<u64>], word: u64) {
+    fill_with(words, word, |place, word| {
+        place.write(word);
+    });
+}
+
+#[inline(always)]
+fn fill_with<T>(words: &mut [T], word: u64, put: impl Fn(&mut T, u64)) {
     #[cfg(target_arch = "x86_64")]
     if words.len() >= 32 && std::arch::is_x86_feature_detected!("avx2") {
-        return wide::fill(words, word);
+        return wide::fill(words, word, put);
     }
-    fill_plainly(words, word);
+    fill_plainly(words, word, put);
 }
 
 /// The sum of all words, modulo 2^64.
@@ -25,9 +40,9 @@ pub fn sum(words: &[u64]) -> u64 {
 }
 
 #[inline(always)]
-fn fill_plainly(words: &mut [u64], word: u64) {
+fn fill_plainly<T>(words: &mut [T], word: u64, put: impl Fn(&mut T, u64)) {
     for place in words {
-        *place = word;
+        put(place, word);
     }
 }
 
@@ -47,9 +62,9 @@ fn sum_plainly(words: &[u64]) -> u64 {
 mod wide {
     #![expect(unsafe_code, reason = "functions for processors that have AVX2")]
 
-    pub(super) fn fill(words: &mut [u64], word: u64) {
+    pub(super) fn fill<T>(words: &mut [T], word: u64, put: impl Fn(&mut T, u64)) {
         // SAFETY: the only caller has asked the processor for AVX2.
-        unsafe { fill_avx2(words, word) }
+        unsafe { fill_avx2(words, word, put) }
     }
 
     pub(super) fn sum(words: &[u64]) -> u64 {
@@ -58,8 +73,8 @@ mod wide {
     }
 
     #[target_feature(enable = "avx2")]
-    fn fill_avx2(words: &mut [u64], word: u64) {
-        super::fill_plainly(words, word);
+    fn fill_avx2<T>(words: &mut [T], word: u64, put: impl Fn(&mut T, u64)) {
+        super::fill_plainly(words, word, put);
     }
 
     #[target_feature(enable = "avx2")]

@@ -25,6 +25,8 @@ pub(crate) struct Post {
     pub cpus: [usize; 2],
     pub coordinator: u32,
     pub memory: i32,
+    /// Whether everybody else has to stand back.
+    pub priority: bool,
 }
 
 /// What is to be done.
@@ -39,6 +41,9 @@ pub(crate) struct Order {
 pub(crate) fn serve(post: &Post, suite: &Suite) -> Outcome {
     set_pdeathsig(Signal::SIGKILL)?;
     cpus::pin(post.cpus[post.side])?;
+    if post.priority {
+        cpus::stand_first()?;
+    }
     let shared = Shared::open(post.coordinator, post.memory)?;
     answer("ready")?;
     for line in std::io::stdin().lock().lines() {
@@ -81,6 +86,7 @@ fn obey(order: &Order, suite: &Suite, at: usize, post: &Post, shared: &Shared) -
         let second = second.join().unwrap_or_default();
         if contest.times_second() {
             first.blocks = second.blocks;
+            first.preempted = second.preempted;
         }
         first.percentiles = first.percentiles.or(second.percentiles);
         first.error = first.error.or(second.error);

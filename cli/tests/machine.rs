@@ -51,6 +51,51 @@ fn counters() -> ([u64; 4], Value) {
 }
 
 #[test]
+fn status_agrees_with_hugeadm_where_that_is_installed() {
+    let listed = || Command::new("hugeadm").arg("--pool-list").output();
+    let Ok(first) = listed() else {
+        eprintln!("SKIP: hugeadm is not installed (Debian: libhugetlbfs-bin)");
+        return;
+    };
+    let mut before = first.stdout;
+    for _ in 0..50 {
+        let output = hugeshm(&["status", "--json"]);
+        let after = listed().expect("it started before").stdout;
+        if before != after {
+            before = after;
+            continue;
+        }
+        let report = json(&output);
+        let mut rows = 0;
+        // Size, minimum, current, maximum; a star behind the default size.
+        for line in String::from_utf8(after).expect("ASCII").lines().skip(1) {
+            let number = |at: usize| -> u64 {
+                line.split_whitespace().nth(at).expect("four columns").parse().expect("a number")
+            };
+            let pools = report["pools"].as_array().expect("a list");
+            let pool = pools.iter().find(|pool| pool["size"] == number(0)).expect("the same sizes");
+            let field = |name: &str| pool[name].as_u64().expect(name);
+            assert_eq!(field("total") - field("surplus"), number(1), "{line}");
+            assert_eq!(field("total"), number(2), "{line}");
+            assert_eq!(
+                field("total") - field("surplus") + field("overcommit"),
+                number(3),
+                "{line}"
+            );
+            assert_eq!(
+                line.trim_end().ends_with('*'),
+                report["default_huge"] == number(0),
+                "{line}"
+            );
+            rows += 1;
+        }
+        assert!(rows > 0, "hugeadm listed nothing");
+        return;
+    }
+    panic!("the pools never stood still");
+}
+
+#[test]
 fn status_agrees_with_meminfo() {
     let (told, report) = counters();
     let size = meminfo("Hugepagesize:") * 1024;

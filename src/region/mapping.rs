@@ -63,7 +63,8 @@ impl Mapping {
 
 // SAFETY: by the invariant the range stays mapped while the value lives, with the rights that
 // `writable` was made from; mappings begin at a page, which is a multiple of 8. A file behind it
-// that is cut short by somebody else is outside this promise; its owner's seals or rights guard it.
+// that is cut short by somebody else is outside this promise: the rights on the object guard it, and
+// the signal that results stops the program rather than corrupts it.
 unsafe impl Memory for Mapping {
     fn base(&self) -> NonNull<u8> {
         self.base

@@ -59,7 +59,9 @@ impl Mounts {
         })
     }
 
-    /// The mount for pages of `step`: writable, with most room, the first by path among equals.
+    /// The mount for pages of `step`: writable, and of those with room for it the machine's usual
+    /// one, then this user's own, then the one that was mounted first. Somebody's private mount
+    /// in a scratch folder is the last that is taken.
     pub(super) fn choose(&self, step: &Step) -> core::result::Result<&Mount, Refusal> {
         if let Some(mount) = &self.given {
             return if mount.page_size == step.page {
@@ -74,10 +76,17 @@ impl Mounts {
         }
         let fitting: Vec<&Mount> =
             self.all.iter().filter(|mount| mount.page_size == step.page).collect();
-        let writable = fitting.iter().filter(|mount| mount.writable && !mount.read_only);
-        let room = |mount: &Mount| mount.limit.map_or(u64::MAX, |limit| limit.free);
-        let best = writable
-            .max_by(|a, b| room(a).cmp(&room(b)).then_with(|| b.path.cmp(&a.path)))
+        let own = nix::unistd::geteuid().as_raw();
+        let rank = |mount: &Mount| {
+            let room = mount.limit.is_none_or(|limit| limit.free >= step.length);
+            let usual = mount.path.starts_with("/dev");
+            (!room, !usual, mount.uid != own, is_scratch(&mount.path))
+        };
+        // The mount table is in the order of mounting, and the first among equals is kept.
+        let best = fitting
+            .iter()
+            .filter(|mount| mount.writable && !mount.read_only)
+            .min_by_key(|mount| rank(mount))
             .copied();
         best.ok_or_else(|| match fitting.first() {
             None => no_mount(step),
@@ -85,6 +94,11 @@ impl Mounts {
                 .numbers(mount.to_string()),
         })
     }
+}
+
+/// Whether a path lies where programs put what they mean to remove again.
+fn is_scratch(path: &Path) -> bool {
+    path.starts_with("/tmp") || path.starts_with("/var/tmp")
 }
 
 /// No mount in sight; where the pool is short as well, that is said in the same breath.
@@ -158,14 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn the_writable_mount_with_most_room_is_taken_and_the_first_by_path_among_equals() {
-        let full = || mount("/full", true, Some(0));
-        let room = || mount("/room", true, Some(32 << 20));
-        let closed = || mount("/closed", false, None);
-        assert_eq!(chosen(vec![full(), room(), closed()]).unwrap(), "/room");
-        let free = |path| mount(path, true, None);
-        assert_eq!(chosen(vec![room(), free("/c"), free("/b")]).unwrap(), "/b");
-        assert_eq!(chosen(vec![free("/b"), free("/c"), room()]).unwrap(), "/b");
+    fn the_usual_mount_with_room_is_taken_then_our_own_then_the_oldest_and_scratch_last() {
+        let own = nix::unistd::geteuid().as_raw();
+        let of = |path: &str, uid| Mount { uid, ..mount(path, true, None) };
+        let full = |path: &str| mount(path, true, Some(0));
+        let (other, usual) = (of("/mnt/other", own + 1), of("/dev/hugepages", own + 1));
+        let (mine, scratch) = (of("/mnt/mine", own), of("/tmp/x", own));
+        let all = || vec![other.clone(), scratch.clone(), mine.clone(), usual.clone()];
+        assert_eq!(chosen(all()).unwrap(), "/dev/hugepages");
+        assert_eq!(chosen(all()[..3].to_vec()).unwrap(), "/mnt/mine");
+        assert_eq!(chosen(vec![scratch.clone(), other.clone()]).unwrap(), "/tmp/x");
+        assert_eq!(chosen(vec![of("/b", own), of("/a", own)]).unwrap(), "/b");
+        assert_eq!(chosen(vec![full("/dev/hugepages"), mine]).unwrap(), "/mnt/mine");
+        assert_eq!(chosen(vec![full("/dev/hugepages")]).unwrap(), "/dev/hugepages");
+        let closed = mount("/dev/hugepages", false, None);
+        assert_eq!(chosen(vec![closed, scratch]).unwrap(), "/tmp/x");
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum Corruption {
 }
 
 impl Corruption {
-    const fn text(self) -> &'static str {
+    pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Released => "the released position is impossible",
             Self::Stamp => "a slot's stamp is impossible",

@@ -16,12 +16,12 @@
 //! | `open` | how a segment declares rings and gives out their ends |
 //! | `awaited` | the ends as futures (feature `tokio`) |
 //! | `record` | protocol and ends of the record ring |
+//! | `duplex` | two typed rings as one channel of requests and answers |
 //! | `error` | what a call answers |
 //!
 //! Cores reach shared words only by offset through a window (`view`) and wait
 //! through a port (`wait`); they do not know what carries the memory, nor how
-//! a segment names a ring. There is no broadcast, no many-producer ring and no
-//! request with answer here.
+//! a segment names a ring. There is no broadcast and no many-producer ring here.
 //!
 //! # What an end promises
 //!
@@ -36,6 +36,7 @@
 
 #[cfg(feature = "tokio")]
 mod awaited;
+mod duplex;
 mod endpoint;
 pub(crate) mod error;
 pub(crate) mod layout;
@@ -48,6 +49,8 @@ mod typed;
 #[cfg(test)]
 mod bell_tests;
 #[cfg(test)]
+mod duplex_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod typed_tests;
@@ -57,6 +60,7 @@ pub use awaited::{
     Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
     AsyncRecordProducer,
 };
+pub use duplex::{Duplex, DuplexCaller, DuplexCanceller, DuplexRequest, DuplexServer};
 pub use error::{Corruption, RecvError, SendError};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};

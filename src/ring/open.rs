@@ -48,7 +48,7 @@ impl<T> TypedRing<T> {
         self
     }
 
-    fn spec(self, name: &str) -> Result<ObjectSpec> {
+    pub(super) fn spec(self, name: &str) -> Result<ObjectSpec> {
         let size = size_of::<T>();
         let geometry = SlotGeometry::new(size, self.capacity)
             .ok_or_else(|| bad_capacity(name, self.capacity, format!("slots of {size} bytes")))?;
@@ -60,6 +60,7 @@ impl<T> TypedRing<T> {
             user_header: 0,
             producers: 1,
             consumers: 1,
+            extra: [0; 2],
             words_bytes: CONTROL_LEN as u64,
             payload_bytes: geometry.bytes() as u64,
             type_identity: self.identity,
@@ -181,6 +182,7 @@ impl RecordRing {
             user_header: geometry.user_header(),
             producers: 1,
             consumers: 1,
+            extra: [0; 2],
             words_bytes: CONTROL_LEN as u64,
             payload_bytes: geometry.capacity(),
             type_identity: self.identity,
@@ -346,7 +348,12 @@ impl Segment {
             .remedy(format!("`hugeshm inspect {}` shows what is there", self.name())))
     }
 
-    fn typed<T>(&self, name: &str, identity: &TypeIdentity, role: Role) -> Result<ObjectHandle> {
+    pub(super) fn typed<T>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+        role: Role,
+    ) -> Result<ObjectHandle> {
         let object = self.of_kind(name, ObjectKind::Ring)?;
         let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
         check_type(name, &object.entry, identity, size, align, role == Role::Consumer)?;
@@ -355,7 +362,7 @@ impl Segment {
 }
 
 /// The claim on one end and the windows it works in.
-fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
+pub(super) fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
     let endpoint = object.claim(role)?;
     let stats = endpoint.stats().ok_or_else(|| AttachError::Geometry.of(&object.entry.name))?;
     Ok(Parts {
@@ -366,7 +373,7 @@ fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
     })
 }
 
-fn slot_geometry(object: &ObjectHandle, size: usize) -> Result<SlotGeometry> {
+pub(super) fn slot_geometry(object: &ObjectHandle, size: usize) -> Result<SlotGeometry> {
     let raw = &object.entry.raw;
     usize::try_from(raw.stride)
         .ok()

@@ -79,6 +79,8 @@ pub(crate) struct ObjectSpec {
     pub user_header: u64,
     pub producers: u32,
     pub consumers: u32,
+    /// Two numbers whose meaning is the kind's.
+    pub extra: [u64; 2],
     /// The kind's own control words, behind the endpoint table.
     pub words_bytes: u64,
     pub payload_bytes: u64,
@@ -113,6 +115,7 @@ impl ObjectSpec {
             user_header: self.user_header,
             producers: self.producers,
             consumers: self.consumers,
+            extra: self.extra,
             type_size: self.type_size,
             type_align: self.type_align,
             type_major: self.type_identity.major,
@@ -258,6 +261,8 @@ pub(crate) fn check_same(name: &str, entry: &Entry, spec: &ObjectSpec) -> Result
         ("stride", raw.stride, spec.stride),
         ("payload alignment", raw.payload_align, spec.payload_align),
         ("user header", raw.user_header, spec.user_header),
+        ("first extra word", raw.extra[0], spec.extra[0]),
+        ("second extra word", raw.extra[1], spec.extra[1]),
     ];
     for (what, here, asked) in numbers {
         if here != asked {

@@ -109,10 +109,27 @@ impl Folder {
         Ok(fd)
     }
 
+    /// Somebody has put a file where this user's write lock must be.
+    fn squatted(&self, file: &str, detail: &str) -> Error {
+        Error::new(ErrorKind::NotOurs, "open this user's lock file", self.object(file))
+            .detail(detail)
+            .remedy(format!(
+                "have root remove {}, or point HUGESHM_DIR at a tmpfs folder that only this user \
+                 can write to, such as one under /run/user",
+                self.object(file)
+            ))
+    }
+
     fn foreign(&self, file: &str, detail: &str) -> Error {
         Error::new(ErrorKind::NotOurs, "open a file of the control folder", self.object(file))
             .detail(detail)
             .remedy("look who put it there (ls -l), and remove it or use another name or domain")
+    }
+
+    /// Who owns an entry of this folder, whatever it is; nobody where it is gone.
+    pub(crate) fn owner_of(&self, file: &str) -> Option<u32> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::sys::stat::fstatat(&self.fd, file, flags).ok().map(|stat| stat.st_uid)
     }
 
     /// The facts about an open file.
@@ -263,9 +280,12 @@ impl Folder {
                     if uid == owner {
                         return Ok(fd);
                     }
-                    return Err(self.foreign(file, &format!("it belongs to user {uid}")));
+                    return Err(self.squatted(file, &format!("it belongs to user {uid}")));
                 }
                 Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                Err(error) if error.errno() == Some(Errno::EACCES) => {
+                    return Err(self.squatted(file, "it is not this user's to open"));
+                }
                 Err(error) => return Err(error),
             }
             let fd = self.create_unnamed(0o600, "")?;

@@ -117,8 +117,9 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<Attached> {
 }
 
 fn receive_head(socket: &UnixStream, head: &mut [u8; 16]) -> nix::Result<(usize, Vec<OwnedFd>)> {
-    // Room for more than the two we take, so that a surplus is seen and closed.
-    let mut space = nix::cmsg_space!([RawFd; 8]);
+    // Room for as many as one message can carry (SCM_MAX_FD), so that every surplus one is seen,
+    // owned and closed; what a short buffer cuts off is reported as an error without the rest.
+    let mut space = nix::cmsg_space!([RawFd; 253]);
     loop {
         let mut iov = [IoSliceMut::new(head)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -149,6 +150,16 @@ fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<
     let name = &*control.name;
     let failed = |errno| Error::system(OPERATION, name, errno);
     let refused = |what: String| Error::new(ErrorKind::NotOurs, OPERATION, name).detail(what);
+    // Looked at before they are opened anew: opening a device may do anything.
+    let is_memory = |fd: &OwnedFd, kinds: &[BackingKind]| -> Result<()> {
+        let facts = region::facts(fd.as_fd()).map_err(failed)?;
+        match facts.kind {
+            Some(kind) if kinds.contains(&kind) => Ok(()),
+            _ => Err(refused("one of its descriptors is no memory of ours".into())),
+        }
+    };
+    is_memory(&data, &[control.backing])?;
+    is_memory(&claims, &[BackingKind::Tmpfs, BackingKind::Memfd])?;
     let reopen = |fd: &OwnedFd| {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         LockFd::open(|| {

@@ -261,6 +261,15 @@ pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
         match collect_named(&folder, domain, name, &mut named) {
             Ok(Some(collected)) => report.removed.push(collected),
             Ok(None) => report.kept += 1,
+            // Closed to this user, so it is another's.
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied
+                    && folder
+                        .owner_of(&names::control_file(domain.name(), name))
+                        .is_none_or(|owner| !may_remove(owner)) =>
+            {
+                report.kept += 1;
+            }
             Err(error) => report.failed.push(error.to_string()),
         }
     }

@@ -176,7 +176,7 @@ impl Domain {
             names.into_iter().filter_map(|name| match attach::find(&folder, self, &name) {
                 Ok(found) => Some(entry(&folder, &found)),
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) => Some(broken(self, name, &error)),
+                Err(error) => Some(unread(&folder, self, name, &error)),
             });
         Ok(entries.collect())
     }
@@ -275,18 +275,21 @@ fn entry(folder: &Folder, found: &Found) -> SegmentEntry {
     }
 }
 
-fn broken(domain: &Domain, name: String, error: &Error) -> SegmentEntry {
+/// A name whose control file says nothing to this user: closed to him, or damaged.
+fn unread(folder: &Folder, domain: &Domain, name: String, error: &Error) -> SegmentEntry {
+    let closed = error.kind() == ErrorKind::PermissionDenied;
+    let owner = folder.owner_of(&names::control_file(domain.name(), &name));
     SegmentEntry {
         name,
         domain: domain.name().to_owned(),
-        uid: u32::MAX,
-        usage: Usage::Broken,
+        uid: owner.unwrap_or(u32::MAX),
+        usage: if closed { Usage::Unknown } else { Usage::Broken },
         identity: None,
         backing: None,
         page_size: None,
         length: 0,
         location: String::new(),
-        problem: Some(error.to_string()),
+        problem: (!closed).then(|| error.to_string()),
     }
 }
 

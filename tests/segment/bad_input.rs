@@ -936,3 +936,22 @@ fn a_hugetlbfs_segment_is_not_opened_through_another_mount_of_the_same_path() {
     d.remove("n").expect("removed");
     nix::mount::umount(elsewhere.path()).expect("ours");
 }
+
+#[test]
+fn a_sender_cannot_leave_descriptors_behind() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+    use std::os::fd::AsRawFd;
+    // At its end `Quiet` counts the descriptors of this process.
+    let _quiet = Quiet::begin();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    for count in [1, 2, 3, 20, 253] {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let fds = vec![null.as_raw_fd(); count];
+        let message = [std::io::IoSlice::new(b"HUGESHM>\x04\0\0\0\0\0\0\0junk")];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<UnixAddr>(theirs.as_raw_fd(), &message, &rights, MsgFlags::empty(), None)
+            .unwrap();
+        let error = Segment::receive_from(&ours).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotOurs, "{count}: {error}");
+    }
+}

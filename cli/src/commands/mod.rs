@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod collect;
 mod demo;
 mod doctor;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Remove(remove::Arguments),
     Collect(collect::Arguments),
     Demo(demo::Arguments),
+    Bench(bench::Arguments),
     #[command(hide = true)]
     DemoWriter(demo::WriterArguments),
     #[command(hide = true)]
@@ -48,6 +50,7 @@ impl Command {
             Self::Remove(arguments) => arguments.run(),
             Self::Collect(arguments) => arguments.run(),
             Self::Demo(arguments) => arguments.run(),
+            Self::Bench(arguments) => arguments.run(),
             Self::DemoWriter(arguments) => Ok(arguments.run()),
             Self::DemoReader(arguments) => Ok(arguments.run()),
         }

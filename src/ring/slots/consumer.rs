@@ -254,8 +254,7 @@ impl RawConsumer {
                 break;
             }
         }
-        let place = walk.place();
-        self.slots.go(place);
+        self.slots.skip(count);
         self.release(position + count as u64);
         Ok(count)
     }
@@ -268,6 +267,14 @@ impl RawConsumer {
     ) -> Result<R, RecvError> {
         self.poll()?;
         read(&self.slots.slot()).ok_or(RecvError::InvalidValue { position: self.position })
+    }
+
+    /// C3 and C4 for the message that [`look`](Self::look) has just found, without another look:
+    /// its line may be on its way to the producer, who writes the next message into it.
+    #[inline]
+    pub(in crate::ring) fn release_found(&mut self) {
+        self.slots.advance();
+        self.release(self.position + 1);
     }
 
     /// Receives the next message without looking at it.

@@ -229,8 +229,7 @@ impl RawProducer {
         }
         first.write(message(0));
         first.store(stamp_of(position), Release); // edge `commit`
-        let place = walk.place();
-        self.slots.go(place);
+        self.slots.skip(count);
         self.published(position + count as u64);
         Ok(count)
     }
@@ -329,14 +328,13 @@ fn recover(slots: &mut SlotCursor, geometry: &SlotGeometry, released: u64) -> u6
         walk.step();
         end += 1;
     }
-    let place = walk.place();
     for position in end..lap {
         let slot = walk.step();
         if slot.load(Relaxed) == stamp_of(position) {
             slot.store(0, Relaxed);
         }
     }
-    slots.go(place);
+    slots.seek(end);
     end
 }
 

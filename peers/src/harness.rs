@@ -1,0 +1,125 @@
+//! What a peer must be able to do, and the contests made of it.
+//!
+//! A message is `N` words. A peer makes channels: channel 0 leads from the first
+//! half to the second, channel 1 back.
+
+use bench_kit::{Contest, Outcome, Place, Role, Side, Stage, Unit, drive};
+
+/// Sends messages of which every word is `number`.
+pub trait Send {
+    /// Sends one, waiting for room.
+    fn send(&mut self, number: u64) -> Outcome;
+    /// Sends `count` of them, from `first` on.
+    fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
+        (first..first + count).try_for_each(|number| self.send(number))
+    }
+}
+
+/// Receives such messages.
+pub trait Receive {
+    /// Receives one: the sum of its words.
+    fn receive(&mut self) -> Outcome<u64>;
+    /// Receives up to `max`: how many, and the sum of their words.
+    fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
+        let _ = max;
+        Ok((1, self.receive()?))
+    }
+}
+
+/// One end of a channel.
+pub enum End<S, R> {
+    Sender(S),
+    Receiver(R),
+}
+
+/// A way to move messages of `N` words.
+pub trait Peer<const N: usize>: 'static {
+    /// What it is called.
+    const NAME: &'static str;
+    /// Whether it can do more than threads.
+    const PLACE: Place;
+    /// What is unfair to it, or what it does not do.
+    const NOTE: &'static str;
+    type Sender: Send;
+    type Receiver: Receive;
+
+    /// Makes the channel and returns the first half's end.
+    fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>>;
+    /// Opens the channel and returns the second half's end.
+    fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>>;
+}
+
+pub type Ends<const N: usize, P> = End<<P as Peer<N>>::Sender, <P as Peer<N>>::Receiver>;
+
+/// How many messages a channel has room for, if it may choose.
+pub const fn slots<const N: usize>() -> usize {
+    let fit = (8 << 20) / (N * 8);
+    if fit > 4096 { 4096 } else { fit }
+}
+
+fn end<const N: usize, P: Peer<N> + ?Sized>(stage: &Stage, channel: usize) -> Outcome<Ends<N, P>> {
+    let first = stage.side() == Side::First;
+    let sends = first == (channel == 0);
+    if first {
+        let end = P::make(stage, channel, sends)?;
+        stage.meet()?;
+        stage.meet()?;
+        Ok(end)
+    } else {
+        stage.meet()?;
+        let end = P::open(stage, channel, sends)?;
+        stage.meet()?;
+        Ok(end)
+    }
+}
+
+fn contest<const N: usize, P: Peer<N>>(
+    name: String,
+    unit: Unit,
+    halves: impl Fn(&Stage) -> Outcome + Clone + core::marker::Send + Sync + 'static,
+) -> Contest {
+    Contest::new(name, Role::Peer, unit, halves.clone(), halves).place(P::PLACE).note(P::NOTE)
+}
+
+/// Round trips.
+pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
+    contest::<N, P>(P::NAME.to_owned(), Unit::RoundTrip, |stage| {
+        let (out, back) = match (end::<N, P>(stage, 0)?, end::<N, P>(stage, 1)?) {
+            (End::Sender(out), End::Receiver(back)) | (End::Receiver(back), End::Sender(out)) => {
+                (out, back)
+            }
+            _ => return Err("two ends of one kind".into()),
+        };
+        let (mut out, mut back) = (out, back);
+        drive::ping_pong(stage, |number| out.send(number), || Ok(back.receive()? / N as u64))
+    })
+}
+
+/// A stream, one message per call.
+pub fn stream<const N: usize, P: Peer<N>>() -> Contest {
+    let unit = Unit::Stream(N as u64 * 8);
+    contest::<N, P>(P::NAME.to_owned(), unit, |stage| match end::<N, P>(stage, 0)? {
+        End::Sender(mut sender) => drive::send_all(stage, |number| sender.send(number)),
+        End::Receiver(mut receiver) => drive::receive_all(stage, N as u64, || receiver.receive()),
+    })
+    .lap(2 * slots::<N>() as u64)
+}
+
+/// Messages of a batch.
+pub const BATCH: u64 = 32;
+
+/// A stream, 32 messages per call.
+pub fn batches<const N: usize, P: Peer<N>>() -> Contest {
+    let unit = Unit::Stream(N as u64 * 8);
+    let name = format!("{}, batches of 32", P::NAME);
+    contest::<N, P>(name, unit, |stage| match end::<N, P>(stage, 0)? {
+        End::Sender(mut sender) => {
+            drive::send_batches(stage, BATCH, |first| sender.send_batch(first, BATCH))
+        }
+        End::Receiver(mut receiver) => {
+            drive::receive_batches(stage, N as u64, |left| receiver.receive_batch(left.min(BATCH)))
+        }
+    })
+    .granule(BATCH)
+    .lap(2 * slots::<N>() as u64)
+}

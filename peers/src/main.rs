@@ -1,0 +1,112 @@
+//! hugeshm next to other ways to move data between two processes, in the same rounds.
+//!
+//! Each peer is used as its makers would: in place where it can, polled where it
+//! can, in batches where it has them. Where a row is unfair to a peer, a note
+//! under the table says so; peers that only work between threads are labelled.
+//! Options are those of the other benchmark (`--help`).
+
+mod harness;
+mod kernel;
+mod native;
+mod passing;
+mod shared;
+mod threads;
+
+use bench_kit::{Suite, ours};
+use harness::{batches, stream, trip};
+use kernel::{Pipe, PosixQueue, Socket};
+use shared::{Iceoryx, IpcChannel, ShmemIpc};
+use std::process::ExitCode;
+use threads::{ArrayQueue, Channel, Ringbuf, Rtrb};
+
+fn suite() -> Suite {
+    let mut suite = Suite::new();
+    ours::round_trips(&mut suite);
+    ours::streams(&mut suite);
+    ours::waiting(&mut suite);
+    suite.table("rt-8", "", "");
+    trips::<1>(&mut suite);
+    suite.table("rt-64", "", "");
+    trips::<8>(&mut suite);
+    suite.table("rt-4k", "", "");
+    trips::<512>(&mut suite);
+    suite.table("s-8", "", "");
+    small_streams::<1>(&mut suite);
+    suite.table("s-64", "", "");
+    small_streams::<8>(&mut suite);
+    suite.table("s-1k", "", "");
+    streams::<128>(&mut suite);
+    suite.table("s-4k", "", "");
+    streams::<512>(&mut suite);
+    suite.table("s-64k", "", "");
+    streams::<8192>(&mut suite);
+    suite.table("s-1m", "", "");
+    streams::<131_072>(&mut suite);
+    sleepers(&mut suite);
+    suite
+}
+
+fn trips<const N: usize>(suite: &mut Suite) {
+    suite.add(trip::<N, ShmemIpc>()).add(trip::<N, Iceoryx>());
+    suite.add(trip::<N, Rtrb>()).add(trip::<N, Ringbuf>());
+    if N <= 8 {
+        suite.add(trip::<N, ArrayQueue>()).add(trip::<N, Channel>());
+    }
+    suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>());
+    suite.add(trip::<N, PosixQueue>()).add(trip::<N, IpcChannel>());
+    #[cfg(feature = "dpdk")]
+    suite.add(trip::<N, native::Dpdk>());
+    #[cfg(feature = "boost")]
+    suite.add(trip::<N, native::Boost>());
+    absent(suite);
+}
+
+fn small_streams<const N: usize>(suite: &mut Suite) {
+    suite.add(batches::<N, ShmemIpc>()).add(batches::<N, Rtrb>()).add(batches::<N, Ringbuf>());
+    suite.add(batches::<N, Pipe>()).add(batches::<N, Socket>());
+    #[cfg(feature = "dpdk")]
+    suite.add(batches::<N, native::Dpdk>());
+    suite.add(stream::<N, ArrayQueue>()).add(stream::<N, Channel>());
+    #[cfg(feature = "dpdk")]
+    suite.add(stream::<N, native::Dpdk>());
+    streams::<N>(suite);
+}
+
+fn streams<const N: usize>(suite: &mut Suite) {
+    suite.add(stream::<N, ShmemIpc>()).add(stream::<N, Iceoryx>());
+    suite.add(stream::<N, Rtrb>()).add(stream::<N, Ringbuf>());
+    suite.add(stream::<N, Pipe>()).add(stream::<N, Socket>());
+    if N <= 512 {
+        // Longer messages need a limit of the system changed.
+        suite.add(stream::<N, PosixQueue>());
+    }
+    suite.add(stream::<N, IpcChannel>());
+    #[cfg(feature = "boost")]
+    suite.add(stream::<N, native::Boost>());
+    absent(suite);
+}
+
+/// Both sides asleep each time: the peers whose receivers sleep.
+fn sleepers(suite: &mut Suite) {
+    for (key, on) in [("asleep-halt", false), ("asleep-poll", true)] {
+        suite.table(key, "", "");
+        suite.add(trip::<1, Pipe>().halt_poll(on)).add(trip::<1, Socket>().halt_poll(on));
+        suite.add(trip::<1, PosixQueue>().halt_poll(on));
+        suite.add(trip::<1, IpcChannel>().halt_poll(on));
+    }
+}
+
+/// Says which peers this build leaves out.
+fn absent(suite: &mut Suite) {
+    if !cfg!(feature = "dpdk") {
+        suite.missing("DPDK rte_ring", "built without `--features dpdk` (Debian: dpdk-dev)");
+    }
+    if !cfg!(feature = "boost") {
+        suite.missing("Boost.Interprocess", "built without `--features boost` (libboost-dev)");
+    }
+    suite.missing("Aeron", "not built: its Rust binding compiles Aeron itself, with cmake");
+}
+
+fn main() -> ExitCode {
+    bench_kit::main(suite)
+}

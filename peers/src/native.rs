@@ -1,0 +1,233 @@
+//! Peers that are not written in Rust, behind small C and C++ files.
+#![cfg_attr(
+    any(feature = "dpdk", feature = "boost"),
+    expect(unsafe_code, reason = "calls C and C++")
+)]
+
+#[cfg(feature = "dpdk")]
+pub use dpdk::Dpdk;
+
+#[cfg(feature = "boost")]
+pub use boost::Boost;
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    use crate::harness::{End, Ends, Peer, Receive, Send, slots};
+    use bench_kit::{Outcome, Place, Stage};
+    use core::ffi::{c_int, c_long, c_uint, c_void};
+    use core::hint::spin_loop;
+    use std::sync::Arc;
+
+    unsafe extern "C" {
+        safe fn peer_dpdk_size(bytes: c_uint, slots: c_uint) -> c_long;
+        fn peer_dpdk_init(memory: *mut c_void, slots: c_uint) -> c_int;
+        fn peer_dpdk_enqueue(
+            ring: *mut c_void,
+            messages: *const c_void,
+            bytes: c_uint,
+            count: c_uint,
+        ) -> c_uint;
+        fn peer_dpdk_dequeue(
+            ring: *mut c_void,
+            messages: *mut c_void,
+            bytes: c_uint,
+            count: c_uint,
+        ) -> c_uint;
+    }
+
+    /// DPDK's `rte_ring`, one producer and one consumer.
+    pub struct Dpdk;
+
+    /// A line of memory, as the ring wants to be aligned.
+    #[repr(align(128))]
+    #[derive(Clone)]
+    struct Line(#[expect(dead_code, reason = "the C library's")] [u8; 128]);
+
+    /// Keeps the memory.
+    struct Ring(#[expect(dead_code, reason = "the C library's")] core::cell::UnsafeCell<Vec<Line>>);
+    // SAFETY: only the ring's own functions touch the memory, for one producer and one consumer.
+    unsafe impl core::marker::Send for Ring {}
+    // SAFETY: as above.
+    unsafe impl Sync for Ring {}
+
+    /// One end.
+    pub struct RingEnd<const N: usize>(
+        #[expect(dead_code, reason = "keeps the memory")] Arc<Ring>,
+        *mut c_void,
+        Vec<[u64; N]>,
+    );
+    // SAFETY: the pointer leads into the ring, which the end keeps.
+    unsafe impl<const N: usize> core::marker::Send for RingEnd<N> {}
+
+    impl<const N: usize> Send for RingEnd<N> {
+        fn send(&mut self, number: u64) -> Outcome {
+            self.send_batch(number, 1)
+        }
+
+        fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
+            for (message, number) in self.2.iter_mut().zip(first..first + count) {
+                *message = [number; N];
+            }
+            let mut sent = 0;
+            while sent < count as usize {
+                let rest = self.2[sent..count as usize].as_ptr().cast();
+                let left = count as u32 - sent as u32;
+                // SAFETY: the ring was made for messages of this size; `left` of them are there.
+                let now = unsafe { peer_dpdk_enqueue(self.1, rest, N as u32 * 8, left) };
+                sent += now as usize;
+                if now == 0 {
+                    spin_loop();
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl<const N: usize> Receive for RingEnd<N> {
+        fn receive(&mut self) -> Outcome<u64> {
+            Ok(self.receive_batch(1)?.1)
+        }
+
+        fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
+            loop {
+                let room = self.2.as_mut_ptr().cast();
+                let max = max.min(self.2.len() as u64) as u32;
+                // SAFETY: the ring was made for messages of this size; there is room for `max`.
+                let now = unsafe { peer_dpdk_dequeue(self.1, room, N as u32 * 8, max) };
+                if now > 0 {
+                    let words = self.2[..now as usize].as_flattened();
+                    let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
+                    return Ok((u64::from(now), sum));
+                }
+                spin_loop();
+            }
+        }
+    }
+
+    impl<const N: usize> Peer<N> for Dpdk {
+        const NAME: &'static str = "DPDK rte_ring";
+        const PLACE: Place = Place::Threads;
+        const NOTE: &'static str =
+            "each message or batch is copied once more than in place, and costs a C call";
+        type Sender = RingEnd<N>;
+        type Receiver = RingEnd<N>;
+
+        fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let slots = slots::<N>().next_power_of_two() as u32;
+            let size = peer_dpdk_size(N as u32 * 8, slots);
+            let lines = usize::try_from(size)?.div_ceil(128) + 1;
+            let mut memory = vec![Line([0; 128]); lines];
+            let at: *mut c_void = memory.as_mut_ptr().cast();
+            // SAFETY: aligned to 128 bytes and as long as the ring said.
+            if unsafe { peer_dpdk_init(at, slots) } != 0 {
+                return Err("rte_ring_init refused".into());
+            }
+            let ring = Arc::new(Ring(memory.into()));
+            let end = || RingEnd(Arc::clone(&ring), at, vec![[0; N]; 32]);
+            stage.hand(end());
+            Ok(if sends { End::Sender(end()) } else { End::Receiver(end()) })
+        }
+
+        fn open(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let end = stage.take::<RingEnd<N>>()?;
+            Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+        }
+    }
+}
+
+#[cfg(feature = "boost")]
+mod boost {
+    use crate::harness::{End, Ends, Peer, Receive, Send};
+    use bench_kit::words::{fill, sum};
+    use bench_kit::{Outcome, Place, Stage};
+    use core::ffi::{c_char, c_int, c_void};
+    use core::hint::spin_loop;
+    use core::ptr::NonNull;
+    use std::ffi::CString;
+
+    unsafe extern "C" {
+        fn peer_boost_make(name: *const c_char, slots: usize, bytes: usize) -> *mut c_void;
+        fn peer_boost_open(name: *const c_char) -> *mut c_void;
+        fn peer_boost_close(queue: *mut c_void);
+        fn peer_boost_remove(name: *const c_char);
+        fn peer_boost_try_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
+        fn peer_boost_try_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
+    }
+
+    /// Boost.Interprocess `message_queue`, polled.
+    pub struct Boost;
+
+    /// One end.
+    pub struct QueueEnd {
+        queue: NonNull<c_void>,
+        message: Vec<u64>,
+    }
+
+    impl Drop for QueueEnd {
+        fn drop(&mut self) {
+            // SAFETY: made by one of the two functions that make queues, and not used any more.
+            unsafe { peer_boost_close(self.queue.as_ptr()) };
+        }
+    }
+
+    impl Send for QueueEnd {
+        fn send(&mut self, number: u64) -> Outcome {
+            fill(&mut self.message, number);
+            let (bytes, len) = (self.message.as_ptr().cast(), self.message.len() * 8);
+            loop {
+                // SAFETY: a living queue, and as many bytes as are said.
+                match unsafe { peer_boost_try_send(self.queue.as_ptr(), bytes, len) } {
+                    0 => spin_loop(),
+                    1 => return Ok(()),
+                    _ => return Err("message_queue threw".into()),
+                }
+            }
+        }
+    }
+
+    impl Receive for QueueEnd {
+        fn receive(&mut self) -> Outcome<u64> {
+            let (bytes, len) = (self.message.as_mut_ptr().cast(), self.message.len() * 8);
+            loop {
+                // SAFETY: a living queue, and room for as many bytes as are said.
+                match unsafe { peer_boost_try_receive(self.queue.as_ptr(), bytes, len) } {
+                    0 => spin_loop(),
+                    1 => return Ok(sum(&self.message)),
+                    _ => return Err("message_queue threw".into()),
+                }
+            }
+        }
+    }
+
+    impl<const N: usize> Peer<N> for Boost {
+        const NAME: &'static str = "Boost.Interprocess message_queue";
+        const PLACE: Place = Place::Processes;
+        const NOTE: &'static str =
+            "a locked queue for many producers and consumers; polled with try_send and try_receive";
+        type Sender = QueueEnd;
+        type Receiver = QueueEnd;
+
+        fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let name = CString::new(format!("{}-{channel}", stage.name()))?;
+            // SAFETY: a string that ends with zero.
+            let queue =
+                unsafe { peer_boost_make(name.as_ptr(), crate::harness::slots::<N>(), N * 8) };
+            end::<N>(queue, sends)
+        }
+
+        fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let name = CString::new(format!("{}-{channel}", stage.name()))?;
+            // SAFETY: a string that ends with zero.
+            let queue = unsafe { peer_boost_open(name.as_ptr()) };
+            // SAFETY: as above; both halves have it mapped by now.
+            unsafe { peer_boost_remove(name.as_ptr()) };
+            end::<N>(queue, sends)
+        }
+    }
+
+    fn end<const N: usize>(queue: *mut c_void, sends: bool) -> Outcome<Ends<N, Boost>> {
+        let queue = NonNull::new(queue).ok_or("message_queue threw")?;
+        let end = QueueEnd { queue, message: vec![0; N] };
+        Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+    }
+}
