@@ -25,6 +25,11 @@ pub use numa::{NodeSet, Placement};
 pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
+#[cfg(feature = "tokio")]
+pub use ring::{
+    Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
+};
 pub use ring::{
     Batch, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
     DuplexServer, Producer, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
@@ -41,4 +46,7 @@ pub use segment::names::Identity;
 pub use segment::report::{AttachmentInfo, ObjectInfo, SegmentEntry, SegmentInfo, Usage};
 pub use size::{PageSize, format_bytes, parse_bytes};
 pub use stats::Stats;
-pub use wait::{Canceller, PeerChange, WaitMode};
+pub use wait::{
+    AnyCanceller, Armed, Canceller, Doorbell, PeerChange, WaitAny, WaitError, WaitMode, Waitable,
+    wait_any,
+};

@@ -14,7 +14,7 @@
 //! Each end has a 32-bit sleep word of its own. The sleeper S and the ringer R
 //! (which has just published a message or released a slot):
 //!
-//! * S1 store 1 into its sleep word
+//! * S1 store 1 into its sleep word (2 if it is going to sleep in `poll`: see `doorbell`)
 //! * S2 fence, or a barrier in R's process where R has said that it does not fence
 //! * S3 look once more; go on if there is something
 //! * S4 `FUTEX_WAIT` while the word is 1, for one slice
@@ -22,7 +22,7 @@
 //! * R2 fence, unless S fences for it
 //! * R3 load S's sleep word; done if it is 0
 //! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
-//! * R5 `FUTEX_WAKE`
+//! * R5 `FUTEX_WAKE`; if the word was 2, a byte into the sleeper's doorbell instead
 //!
 //! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
 //! and S looks for that in S3, too. So a close costs no slice, only a death does.
@@ -46,6 +46,7 @@
 //! | edge | release side | acquire side | what becomes visible |
 //! |---|---|---|---|
 //! | `doze` | S1, S2 (fence) then S3 | R1, R2 (fence or barrier) then R3 | at least one side sees the other's store |
+//! | `bell` | the bell's number, then S1 with 2 | R4, then the bell's number | which bell to ring |
 //! | `cancel` | flag, fence, sleep word | S1, S2 then the flag | as `doze`, with the canceller as R |
 //!
 //! # Failure
@@ -57,23 +58,39 @@
 //! * A hostile peer writes any value into either word: S wakes too early or one
 //!   slice too late; R makes superfluous system calls.
 
+mod any;
+#[cfg(feature = "tokio")]
+mod asleep;
 mod calls;
+mod doorbell;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub(crate) use calls::endpoint_calls;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
 use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
 use crate::view::{View, Word32};
 use core::fmt;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64, compiler_fence, fence};
 use core::time::Duration;
 use nix::errno::Errno;
 use std::sync::Arc;
 use std::time::Instant;
+
+pub use any::{AnyCanceller, WaitAny, WaitError, wait_any};
+#[cfg(feature = "tokio")]
+pub(crate) use asleep::AsyncBell;
+pub use doorbell::{Armed, Doorbell, Waitable};
+pub(crate) use doorbell::{Hung, Waits, doorbell_calls};
+
+/// A sleep word: its end sleeps in the kernel on this very word.
+const ASLEEP: u32 = 1;
+/// A sleep word: its end sleeps in `poll`, and hears its doorbell only.
+const ASLEEP_IN_POLL: u32 = 2;
 
 /// How long an adaptive wait looks again before it sleeps.
 const SPIN_BUDGET: Duration = Duration::from_micros(20);
@@ -149,6 +166,13 @@ pub(crate) trait Link: Send {
     fn born(&self) -> u64 {
         0
     }
+    /// Makes a bell for the own end by which the peer can find it.
+    fn hang_bell(&self) -> Result<Hung> {
+        Err(Error::new(ErrorKind::Unsupported, "make doorbell", "endpoint")
+            .detail("this memory has no place for names"))
+    }
+    /// Rings the bell of the other end, if there is one that can be found.
+    fn ring_bell(&mut self) {}
     /// How often this process, or an ancestor since the library was loaded, came out of a
     /// `fork`. A change since the endpoint was made means that it belongs to the parent.
     fn forks(&self) -> &'static AtomicU64;
@@ -196,6 +220,7 @@ pub struct Canceller {
     flag: Arc<AtomicBool>,
     control: View,
     sleep: usize,
+    bell: doorbell::OwnBell,
 }
 
 impl Canceller {
@@ -204,9 +229,11 @@ impl Canceller {
         self.flag.store(true, Relaxed);
         fence(SeqCst); // edge `cancel`
         let word = self.control.word32(self.sleep);
-        if word.swap(0, Relaxed) != 0 {
+        match word.swap(0, Relaxed) {
+            0 => {}
+            ASLEEP_IN_POLL => self.bell.ring(),
             // There is no way to report a refused wake, and the sleeper's slice ends by itself.
-            _ = futex::wake(word, 1);
+            _ => _ = futex::wake(word, 1),
         }
     }
 
@@ -228,7 +255,9 @@ impl fmt::Debug for Canceller {
 }
 
 /// What an endpoint has beside its ring: its peer, its statistics, its bell.
-pub(crate) struct Port {
+///
+/// Public in a private module: the sealed half of [`Waitable`] names it.
+pub struct Port {
     /// Hot: compared with `forks` in each call. `u64::MAX` after the ring was found corrupt.
     born: u64,
     forks: &'static AtomicU64,
@@ -244,6 +273,9 @@ pub(crate) struct Port {
     epoch: u64,
     known: PeerState,
     pub(crate) stats: StatsWriter,
+    bell: doorbell::OwnBell,
+    /// The peer's bell, where it was passed by hand.
+    rope: Option<std::os::fd::OwnedFd>,
     /// Dropped last: it gives the claim back.
     link: Box<dyn Link>,
 }
@@ -315,6 +347,8 @@ impl Port {
             epoch: link.peer_epoch(),
             known: PeerState::Unknown,
             stats,
+            bell: doorbell::OwnBell::default(),
+            rope: None,
             link,
         })
     }
@@ -350,6 +384,7 @@ impl Port {
             flag: Arc::clone(&self.cancelled),
             control: self.control.clone(),
             sleep: self.words.own_sleep,
+            bell: self.bell.clone(),
         }
     }
 
@@ -386,22 +421,34 @@ impl Port {
         self.link.close();
         fence(SeqCst); // edge `doze`
         // Not counted: the statistics may be a successor's by now.
-        let word = self.peer_sleep.word();
-        if word.load(Relaxed) != 0 && word.swap(0, Relaxed) != 0 {
-            _ = futex::wake(word, 1);
+        if self.peer_sleep.word().load(Relaxed) != 0 {
+            self.wake_peer();
         }
     }
 
     #[cold]
     fn ring(&mut self) {
-        let word = self.peer_sleep.word();
-        if word.swap(0, Relaxed) != 0 {
-            #[cfg(test)]
-            crate::view::steps::stored();
-            // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
-            _ = futex::wake(word, 1);
+        if self.wake_peer() {
             self.stats.wakes();
         }
+    }
+
+    /// R4 and R5; whether there was somebody to wake.
+    fn wake_peer(&mut self) -> bool {
+        let word = self.peer_sleep.word();
+        let state = word.swap(0, Acquire); // edge `bell`
+        if state == 0 {
+            return false;
+        }
+        #[cfg(test)]
+        crate::view::steps::stored();
+        if state == ASLEEP_IN_POLL {
+            self.ring_doorbell();
+        } else {
+            // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
+            _ = futex::wake(word, 1);
+        }
+        true
     }
 
     /// Leaves the lines alone for a moment: for a reader that has just caught up with a stream.
@@ -476,7 +523,7 @@ impl Port {
             }
         }
         wait.announced = true;
-        self.control.word32(self.words.own_sleep).store(1, Relaxed);
+        self.control.word32(self.words.own_sleep).store(ASLEEP, Relaxed);
         #[cfg(test)]
         crate::view::steps::stored();
         fence(SeqCst); // edges `doze`, `cancel`
@@ -501,7 +548,7 @@ impl Port {
             self.stats.sleeps();
         }
         let word = self.control.word32(self.words.own_sleep);
-        let result = if slice.is_zero() { Ok(()) } else { futex::wait(word, 1, slice) };
+        let result = if slice.is_zero() { Ok(()) } else { futex::wait(word, ASLEEP, slice) };
         if self.gave_up(wait, Instant::now()) {
             return;
         }

@@ -14,7 +14,7 @@
 //! | 8 | 8 | producer unfenced: 1 = it leaves its fences to the sleeper's barrier | producer, at attach |
 //! | 128 | 8 | released: all before this position is delivered | consumer |
 //! | 136 | 8 | consumer unfenced | consumer, at attach |
-//! | 256 | 4 | consumer sleep: 1 = asleep, or about to be | consumer; exchanged with 0 by the producer |
+//! | 256 | 4 | consumer sleep: 1 = asleep on this word, or about to be; 2 = in `poll` | consumer; exchanged with 0 by the producer |
 //! | 384 | 4 | producer sleep | producer; exchanged with 0 by the consumer |
 //!
 //! Payload of a typed ring: `capacity` slots of `stride` bytes.

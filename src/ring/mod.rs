@@ -14,6 +14,7 @@
 //! | `slots` | protocol of the typed ring, ends by bytes |
 //! | `typed` | the same ends with a type |
 //! | `open` | how a segment declares rings and gives out their ends |
+//! | `awaited` | the ends as futures (feature `tokio`) |
 //! | `record` | protocol and ends of the record ring |
 //! | `duplex` | two typed rings as one channel of requests and answers |
 //! | `error` | what a call answers |
@@ -33,6 +34,8 @@
 //! * A call that need not wait makes no system call and allocates nothing, except
 //!   to wake a sleeping peer, and about every 50 ms of finding nothing to ask for it.
 
+#[cfg(feature = "tokio")]
+mod awaited;
 mod duplex;
 mod endpoint;
 pub(crate) mod error;
@@ -44,10 +47,17 @@ mod slots;
 mod typed;
 
 #[cfg(test)]
+mod bell_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod typed_tests;
 
+#[cfg(feature = "tokio")]
+pub use awaited::{
+    Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
+};
 pub use duplex::{Duplex, DuplexCaller, DuplexCanceller, DuplexRequest, DuplexServer};
 pub use error::{Corruption, RecvError, SendError};
 pub use open::{RecordRing, TypedRing};

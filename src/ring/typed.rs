@@ -12,7 +12,7 @@ use super::error::{AttachError, RecvError, SendError};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
 use crate::view::Slot;
-use crate::wait::deadline_after;
+use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
@@ -141,6 +141,7 @@ impl<T: NoUninit> Producer<T> {
     }
 
     endpoint_calls!(raw.port);
+    doorbell_calls!(raw.port);
 }
 
 /// The receiving end of a typed ring.
@@ -271,13 +272,38 @@ impl<T: CheckedBitPattern> Consumer<T> {
     }
 
     endpoint_calls!(raw.port);
+    doorbell_calls!(raw.port);
 }
+
+impl<T> Waits for Producer<T> {
+    fn port(&mut self) -> &mut Port {
+        &mut self.raw.port
+    }
+
+    fn ready(&mut self) -> bool {
+        self.raw.ready()
+    }
+}
+
+impl<T> Waitable for Producer<T> {}
 
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Producer").field(&self.raw).finish()
     }
 }
+
+impl<T> Waits for Consumer<T> {
+    fn port(&mut self) -> &mut Port {
+        &mut self.raw.port
+    }
+
+    fn ready(&mut self) -> bool {
+        self.raw.ready()
+    }
+}
+
+impl<T> Waitable for Consumer<T> {}
 
 impl<T> fmt::Debug for Consumer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

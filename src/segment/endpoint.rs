@@ -23,6 +23,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
 use crate::segment::attach::{Attached, unix_nanos};
+use crate::segment::bell;
 use crate::segment::layout::{
     ENDPOINT_BYTES, ENDPOINT_CLOSED, ENDPOINT_NEVER, ENDPOINT_OPEN, EndpointRaw, Entry,
     STATS_OFFSET, endpoint_lock, field_of, text_of,
@@ -31,7 +32,7 @@ use crate::stats::{LINE_LEN, Stats, StatsWriter};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::{self, LockFd};
 use crate::view::View;
-use crate::wait::Link;
+use crate::wait::{Hung, Link};
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::fd::AsFd;
@@ -56,6 +57,13 @@ impl Role {
         }
     }
 
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+        }
+    }
+
     pub(crate) const fn other(self) -> Self {
         match self {
             Self::Producer => Self::Consumer,
@@ -66,10 +74,7 @@ impl Role {
 
 impl core::fmt::Display for Role {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.pad(match self {
-            Self::Producer => "producer",
-            Self::Consumer => "consumer",
-        })
+        f.pad(self.as_str())
     }
 }
 
@@ -130,6 +135,11 @@ impl Place {
 
     fn lock_byte(&self) -> u64 {
         endpoint_lock(self.object, self.role.code(), self.slot)
+    }
+
+    /// This end in the name of its doorbells.
+    fn end(&self) -> bell::End {
+        bell::End { object: self.object, role: self.role.as_str(), slot: self.slot }
     }
 
     fn epoch(&self) -> u64 {
@@ -199,6 +209,8 @@ pub(crate) struct Endpoint {
     segment: Arc<Attached>,
     place: Place,
     peer: Option<Place>,
+    /// The way to the peer's doorbell, once it was rung.
+    rope: Option<bell::Rope>,
     /// Dropped last: with it goes the lock.
     lock: LockFd,
 }
@@ -229,6 +241,7 @@ impl Endpoint {
                 ))
                 .remedy("wait until it ends; a stopped process still counts as alive"));
         }
+        bell::remove_left(segment, place.end(), &place.claim);
         let epoch = place.epoch().wrapping_add(1);
         let label = segment.label.lock().map(|label| label.clone()).unwrap_or_default();
         let line = EndpointRaw {
@@ -241,13 +254,14 @@ impl Endpoint {
             since_nanos: unix_nanos(),
             position: 0,
             label: field_of(&label),
-            reserved: [0; 48],
+            bell: 0,
+            reserved: [0; 40],
         };
         let bytes = bytemuck::bytes_of(&line);
         place.claim.write(16, &bytes[16..]);
         place.claim.word32(offset_of!(EndpointRaw, state)).store(ENDPOINT_OPEN, Ordering::Release);
         place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
-        Ok(Self { segment: Arc::clone(segment), place, peer, lock })
+        Ok(Self { segment: Arc::clone(segment), place, peer, rope: None, lock })
     }
 
     /// The owner's side of the statistics line.
@@ -283,6 +297,16 @@ impl Link for Endpoint {
 
     fn peer_epoch(&self) -> u64 {
         self.peer.as_ref().map_or(0, Place::epoch)
+    }
+
+    fn hang_bell(&self) -> Result<Hung> {
+        bell::hang(&self.segment, self.place.end(), &self.place.claim)
+    }
+
+    fn ring_bell(&mut self) {
+        if let Some(peer) = &self.peer {
+            bell::ring(&mut self.rope, &self.segment, peer.end(), &peer.claim);
+        }
     }
 
     fn superseded(&self) -> bool {

@@ -155,7 +155,7 @@ impl Folder {
     }
 
     /// Adds the way out where the folder has no room left.
-    fn full(&self, error: Error) -> Error {
+    pub(crate) fn full(&self, error: Error) -> Error {
         if matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)) {
             let path = self.path.display();
             return error.detail(format!("{path} is full or has no inode left")).remedy(format!(

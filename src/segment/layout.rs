@@ -185,7 +185,9 @@ pub(crate) struct EndpointRaw {
     /// The ring position at which this claim began.
     pub position: u64,
     pub label: [u8; 32],
-    pub reserved: [u8; 48],
+    /// The number in the name of this end's doorbell; 0 = it has none.
+    pub bell: u64,
+    pub reserved: [u8; 40],
 }
 
 /// The value of a committed directory entry's first word.
@@ -621,7 +623,7 @@ mod tests {
             (
                 "## Endpoint",
                 rows!(EndpointRaw: epoch state flags pid attachment start since_nanos
-                position label reserved),
+                position label bell reserved),
             ),
         ];
         for (title, rows) in tables {
@@ -633,7 +635,7 @@ mod tests {
                 checked += 1;
             }
         }
-        assert_eq!(checked, 85);
+        assert_eq!(checked, 86);
         for (byte, text) in [
             (attachment_lock(0), "4096 + n"),
             (endpoint_lock(0, 0, 0), "2^32 + object * 65536 + role * 16384 + slot"),

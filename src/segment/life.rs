@@ -15,6 +15,7 @@ use crate::error::{BackingKind, Error, ErrorKind, Result};
 use crate::region;
 use crate::segment::advice::advise;
 use crate::segment::attach::{self, Data, Found};
+use crate::segment::bell;
 use crate::segment::control::{Control, Intent};
 use crate::segment::domain::Domain;
 use crate::segment::folder::{Folder, NAME_LOCK_PATIENCE};
@@ -69,7 +70,7 @@ fn euid() -> u32 {
 }
 
 /// Whether this user may remove what `owner` made.
-fn may_remove(owner: u32) -> bool {
+pub(crate) fn may_remove(owner: u32) -> bool {
     euid() == owner || euid() == 0
 }
 
@@ -155,6 +156,7 @@ pub(crate) fn destroy(folder: &Folder, found: &Found) -> Result<()> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOurs) => {}
         Err(error) => return Err(error),
     }
+    bell::remove_all(folder, control.identity)?;
     unlink_claims(folder, found)
 }
 
@@ -274,6 +276,7 @@ pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
     collect_passing(&folder, &entries, &mut report);
     collect_half_built(&folder, &mut report)?;
     collect_strays(&folder, &named, &mut report)?;
+    bell::collect(&folder, &mut report.failed)?;
     Ok(report)
 }
 
@@ -491,6 +494,7 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     for dir in &dirs {
         unlink_in(dir, identity, owner, None)?;
     }
+    bell::remove_all(folder, identity)?;
     folder.unlink(&file)?;
     let name = text.map(|text| text.name).unwrap_or_default();
     Ok(Some(Collected { name, identity, what: "half-built segment", bytes }))

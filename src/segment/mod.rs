@@ -15,6 +15,7 @@
 //! | `attach` | open: from a name to a checked mapping that is held |
 //! | `directory` | objects: declared, added, found |
 //! | `endpoint` | claims on an object's sides, and who lives |
+//! | `bell` | doorbells: the FIFOs by which sleepers in `poll` are found |
 //! | `advice` | what to do about errors from rooms that know no names |
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
@@ -24,6 +25,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod attach;
+pub(crate) mod bell;
 pub(crate) mod builder;
 pub(crate) mod control;
 pub(crate) mod directory;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | control file of a name | `hugeshm@DOMAIN@NAME` |
 //! | claims of a segment | `hugeshm.IDENTITY.claims` |
+//! | doorbell of an end | `hugeshm.IDENTITY.bell.OBJECT.ROLE.SLOT.NUMBER` (a FIFO) |
 //! | data of a tmpfs segment | `hugeshm.IDENTITY` (on hugetlbfs: the same, in the mount) |
 //! | write lock of a user | `hugeshm.lock.UID` |
 //! | control file on its way over another one | `hugeshm.IDENTITY.new` or `hugeshm.IDENTITY.new.PID` |
@@ -13,6 +14,7 @@
 //! never taken from a file that somebody else may have written.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::segment::bell::End;
 use crate::segment::layout::NAME_MAX;
 use core::fmt;
 
@@ -99,6 +101,18 @@ pub(crate) fn parse_claims_file(file: &str) -> Option<Identity> {
     Identity::parse(file.strip_prefix("hugeshm.")?.strip_suffix(".claims")?)
 }
 
+/// The doorbell of an end: object and slot in decimal, the number in 16 hexadecimal digits.
+pub(crate) fn bell_file(identity: Identity, end: End, number: u64) -> String {
+    let End { object, role, slot } = end;
+    format!("hugeshm.{identity}.bell.{object}.{role}.{slot}.{number:016x}")
+}
+
+/// The identity in a doorbell's name.
+pub(crate) fn parse_bell_file(file: &str) -> Option<Identity> {
+    let (identity, rest) = file.strip_prefix("hugeshm.")?.split_once('.')?;
+    rest.starts_with("bell.").then(|| Identity::parse(identity))?
+}
+
 pub(crate) fn data_file(identity: Identity) -> String {
     format!("hugeshm.{identity}")
 }
@@ -164,9 +178,19 @@ mod tests {
         assert_eq!(parse_claims_file(&claims_file(id)), Some(id));
         assert_eq!(parse_data_file(&data_file(id)), Some(id));
         assert_eq!(parse_data_file(&claims_file(id)), None);
+        let bell = bell_file(id, End { object: 3, role: "consumer", slot: 0 }, 0xf);
+        assert!(bell.ends_with(".bell.3.consumer.0.000000000000000f"), "{bell}");
+        assert_eq!(parse_bell_file(&bell), Some(id));
+        for other in [claims_file(id), data_file(id), passing_file(id, None)] {
+            assert_eq!(parse_bell_file(&other), None);
+        }
+        for parsed in [parse_data_file(&bell), parse_claims_file(&bell)] {
+            assert_eq!(parsed, None);
+        }
         assert!(is_passing_file(&passing_file(id, None)));
         assert!(is_passing_file(&passing_file(id, Some(7))));
-        for other in [claims_file(id), data_file(id), lock_file(0), data_file(id) + ".new.x"] {
+        for other in [claims_file(id), data_file(id), lock_file(0), data_file(id) + ".new.x", bell]
+        {
             assert!(!is_passing_file(&other), "{other}");
         }
         for foreign in ["hugeshm@", "hugeshm@a", "hugeshm@a@b@c", "hugeshm@.a@b", "x@a@b", ""] {

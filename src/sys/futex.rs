@@ -54,6 +54,60 @@ pub(crate) fn wake(word: &AtomicU32, count: i32) -> nix::Result<usize> {
     Errno::result(result).map(|woken| usize::try_from(woken).unwrap_or(0))
 }
 
+/// How many words [`wait_any`] takes at most.
+pub(crate) const WORDS_MAX: usize = 128;
+
+/// `struct futex_waitv` of `linux/futex.h`.
+#[repr(C)]
+struct WaitEntry {
+    value: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// A 32-bit word, of the shared kind.
+const ENTRY_32: u32 = 2;
+
+/// Sleeps while every word holds its expected value, at most for `timeout`.
+///
+/// `Ok` when one was woken; else as [`wait`]. `ENOSYS` before Linux 5.16.
+pub(crate) fn wait_any<'a>(
+    words: impl IntoIterator<Item = (&'a AtomicU32, u32)>,
+    timeout: Duration,
+) -> nix::Result<()> {
+    let mut entries: [WaitEntry; WORDS_MAX] =
+        [const { WaitEntry { value: 0, address: 0, flags: ENTRY_32, reserved: 0 } }; WORDS_MAX];
+    let mut count = 0;
+    for (word, expected) in words {
+        let entry = entries.get_mut(count).ok_or(Errno::EINVAL)?;
+        entry.value = u64::from(expected);
+        entry.address = word.as_ptr().expose_provenance() as u64;
+        count += 1;
+    }
+    let mut until = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel (or the vDSO) writes one timespec into the local.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, ptr::from_mut(&mut until)) };
+    Errno::result(result)?;
+    let nanos = until.tv_nsec + libc::c_long::from(timeout.subsec_nanos() as i32);
+    let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
+    until.tv_sec = until.tv_sec.saturating_add(seconds).saturating_add(nanos / 1_000_000_000);
+    until.tv_nsec = nanos % 1_000_000_000;
+    // SAFETY: futex_waitv reads `count` entries, which are within the local array; the words they
+    // name are aligned, 32 bits wide and mapped for `'a`; the absolute time is a local.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            entries.as_ptr(),
+            count,
+            0u32,
+            ptr::from_ref(&until),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Nanoseconds of `CLOCK_MONOTONIC_COARSE`: the same zero for all processes of a boot, steps of
 /// a few milliseconds, no system call.
 pub(crate) fn monotonic_nanos_coarse() -> u64 {
@@ -88,6 +142,36 @@ mod tests {
             });
             assert_eq!(wait(&word, 1, Duration::from_secs(60)), Ok(()));
         });
+    }
+
+    #[test]
+    fn a_wait_on_many_words_ends_by_time_by_value_and_by_a_wake_on_any_of_them() {
+        let words: Vec<AtomicU32> = (0..WORDS_MAX).map(|_| AtomicU32::new(1)).collect();
+        let all = |expected| words.iter().map(|word| (word, expected)).collect::<Vec<_>>();
+        let start = Instant::now();
+        match wait_any(all(1), Duration::from_millis(5)) {
+            Err(Errno::ENOSYS | Errno::EPERM) => {
+                eprintln!("SKIP: this kernel has no futex_waitv");
+                return;
+            }
+            result => assert_eq!(result, Err(Errno::ETIMEDOUT)),
+        }
+        assert!(start.elapsed() >= Duration::from_millis(5));
+        let mut mixed = all(1);
+        mixed[77].1 = 0;
+        assert_eq!(wait_any(mixed, Duration::from_secs(60)), Err(Errno::EAGAIN));
+        let more = [all(1), all(1)].concat();
+        assert_eq!(wait_any(more, Duration::from_secs(60)), Err(Errno::EINVAL));
+        for index in [0, WORDS_MAX - 1] {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while wake(&words[index], 1) == Ok(0) {
+                        std::thread::yield_now();
+                    }
+                });
+                assert_eq!(wait_any(all(1), Duration::from_secs(60)), Ok(()));
+            });
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! signal may interrupt before they did anything are repeated here (`EINTR`),
 //! except the waits, whose callers own the deadline.
 
+pub(crate) mod fifo;
 pub(crate) mod file;
 pub(crate) mod futex;
 pub(crate) mod locks;

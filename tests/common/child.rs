@@ -71,8 +71,13 @@ impl Child {
 
     /// Starts a child of a user who owns nothing; only root can.
     pub fn start_as_nobody(role: &str, arguments: &[&str]) -> Self {
+        Self::start_as(NOBODY, role, arguments)
+    }
+
+    /// Starts a child of the user `uid` in the group of [`NOBODY`]; only root can.
+    pub fn start_as(uid: u32, role: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(copy_for_everybody());
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command.uid(uid).gid(NOBODY).current_dir("/");
         Self::spawn(command, role, arguments)
     }
 

@@ -9,7 +9,7 @@ use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{Header, RecordGeometry, check_released_at_attach};
 use crate::view::{View, Word64};
-use crate::wait::{Port, STREAM, Wait, deadline_after};
+use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -354,6 +354,7 @@ impl RecordConsumer {
     }
 
     endpoint_calls!(port);
+    doorbell_calls!(port);
 }
 
 /// A record in the ring. Dropping it leaves it there, to be read again.
@@ -514,6 +515,18 @@ impl Record<'_> {
         self.consumer.pass(&self.found);
     }
 }
+
+impl Waits for RecordConsumer {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
+    }
+
+    fn ready(&mut self) -> bool {
+        !matches!(self.find(), Err(RecvError::Empty))
+    }
+}
+
+impl Waitable for RecordConsumer {}
 
 impl fmt::Debug for RecordConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ use crate::ring::position::{
     Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word, record_word,
 };
 use crate::view::{View, Word64};
-use crate::wait::{Port, Wait, deadline_after};
+use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -30,6 +30,8 @@ pub struct RecordProducer {
     limit: u64,
     pub(super) staged: Staged,
     pub(super) trusted: bool,
+    /// The length that was last refused for want of room.
+    refused: usize,
     corruption: Option<Corruption>,
     pub(super) payload: View,
     released: Word64,
@@ -64,6 +66,7 @@ impl RecordProducer {
             limit: released + geometry.capacity(),
             staged: Staged::default(),
             trusted: false,
+            refused: 0,
             corruption: None,
             payload,
             released: word,
@@ -226,6 +229,7 @@ impl RecordProducer {
     #[inline(never)]
     fn still_full(&mut self, len: usize) -> Result<Place, SendError> {
         self.port.stats.full();
+        self.refused = len;
         match self.port.tried_in_vain() {
             None => Err(SendError::Full),
             // Once more, now that the peer's end is known.
@@ -400,6 +404,7 @@ impl RecordProducer {
     }
 
     endpoint_calls!(port);
+    doorbell_calls!(port);
 }
 
 /// A1: walks the committed records from `released` to the first zero.
@@ -421,6 +426,19 @@ fn committed_end(
         offset = geometry.advance(offset, span);
     }
 }
+
+impl Waits for RecordProducer {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
+    }
+
+    fn ready(&mut self) -> bool {
+        self.staged = Staged::default();
+        self.place(self.refused).map(drop) != Err(SendError::Full)
+    }
+}
+
+impl Waitable for RecordProducer {}
 
 impl fmt::Debug for RecordProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

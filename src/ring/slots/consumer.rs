@@ -8,7 +8,7 @@ use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
 use crate::view::{Slot, SlotCursor, Word64};
-use crate::wait::{Port, STREAM, Wait, deadline_after};
+use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::time::Duration;
@@ -320,7 +320,20 @@ impl RawConsumer {
     }
 
     endpoint_calls!(port);
+    doorbell_calls!(port);
 }
+
+impl Waits for RawConsumer {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
+    }
+
+    fn ready(&mut self) -> bool {
+        self.poll() != Err(RecvError::Empty)
+    }
+}
+
+impl Waitable for RawConsumer {}
 
 impl fmt::Debug for RawConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ use crate::ring::error::{AttachError, Corruption, SendError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_released_at_attach, limit_from, stamp_of};
 use crate::view::{SlotCursor, Word64};
-use crate::wait::{Port, Wait, deadline_after};
+use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -315,6 +315,7 @@ impl RawProducer {
     }
 
     endpoint_calls!(port);
+    doorbell_calls!(port);
 }
 
 /// A1 and A2: finds the committed end, moves there, and clears what lies beyond.
@@ -336,6 +337,18 @@ fn recover(slots: &mut SlotCursor, geometry: &SlotGeometry, released: u64) -> u6
     slots.seek(end);
     end
 }
+
+impl Waits for RawProducer {
+    fn port(&mut self) -> &mut Port {
+        &mut self.port
+    }
+
+    fn ready(&mut self) -> bool {
+        self.room() != Err(SendError::Full)
+    }
+}
+
+impl Waitable for RawProducer {}
 
 impl fmt::Debug for RawProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,231 @@
+//! Ends of rings as futures, for tokio.
+//!
+//! An [`Async`] is an end together with its doorbell in the runtime. Each call
+//! tries first, without a system call, and sleeps only when it finds nothing.
+//! There is no task and no thread behind it.
+//!
+//! # Cancelling
+//!
+//! A message is taken, or sent, in the very step that completes the future; so a
+//! future that is dropped before (`select!`, a timeout) has taken and sent
+//! nothing. To let other tasks run, a call yields *before* it tries.
+
+use super::error::{RecvError, SendError};
+use super::record::{Record, RecordConsumer, RecordProducer, Reservation};
+use super::slots::{RawConsumer, RawProducer};
+use super::typed::{Consumer, Producer};
+use crate::error::Result;
+use crate::wait::{AsyncBell, Doorbell, Waitable};
+use bytemuck::{CheckedBitPattern, NoUninit};
+
+/// An end of a ring whose calls are awaited; of each kind, by the names below.
+///
+/// A peer that dies is noticed after 50 ms at most, as everywhere; deadlines are those of
+/// `tokio::time::timeout`. All other calls of the end are reached by [`Async::get_mut`].
+///
+/// ```
+/// # use hugeshm::{AsyncConsumer, AsyncProducer, Segment};
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # let name = &format!("async-{}", std::process::id());
+/// # let segment = Segment::create(name).ring::<u64>("ring", 4).unlink_on_drop(true).build()?;
+/// # runtime.block_on(async {
+/// let mut producer = AsyncProducer::new(segment.producer::<u64>("ring")?)?;
+/// let mut consumer = AsyncConsumer::new(segment.consumer::<u64>("ring")?)?;
+/// producer.push(7).await?;
+/// assert_eq!(consumer.recv().await?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Async<E> {
+    bell: AsyncBell,
+    end: E,
+}
+
+/// The awaited end of a typed ring that receives.
+pub type AsyncConsumer<T> = Async<Consumer<T>>;
+/// The awaited end of a typed ring that sends.
+pub type AsyncProducer<T> = Async<Producer<T>>;
+/// The same by bytes.
+pub type AsyncRawConsumer = Async<RawConsumer>;
+/// The same by bytes.
+pub type AsyncRawProducer = Async<RawProducer>;
+/// The awaited end of a record ring that receives.
+pub type AsyncRecordConsumer = Async<RecordConsumer>;
+/// The awaited end of a record ring that sends.
+pub type AsyncRecordProducer = Async<RecordProducer>;
+
+impl<E: Waitable> Async<E> {
+    /// An end with a doorbell of its own in the present runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of the end's `doorbell`; [`ErrorKind::Unsupported`](crate::ErrorKind) outside of a
+    /// tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// In a runtime whose I/O driver is not enabled; the first wait does so where the time driver
+    /// is not.
+    pub fn new(mut end: E) -> Result<Self> {
+        let bell = end.port().hang_bell()?;
+        Ok(Self { bell: AsyncBell::new(bell, &mut end)?, end })
+    }
+
+    /// An end with a doorbell that it made and that was passed to the peer: for segments without
+    /// a name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if `end` did not make the bell, or another
+    /// one since; otherwise as [`Async::new`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Async::new`].
+    pub fn with_doorbell(mut end: E, bell: Doorbell) -> Result<Self> {
+        Ok(Self { bell: AsyncBell::new(bell, &mut end)?, end })
+    }
+
+    /// The end, for its calls that do not wait.
+    pub fn get_ref(&self) -> &E {
+        &self.end
+    }
+
+    /// The end, for its calls that do not wait.
+    pub fn get_mut(&mut self) -> &mut E {
+        &mut self.end
+    }
+
+    /// The end alone; its doorbell goes.
+    pub fn into_inner(self) -> E {
+        self.end
+    }
+
+    async fn recv_by<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut E) -> Result<R, RecvError>,
+    ) -> Result<R, RecvError> {
+        self.bell.turn().await;
+        loop {
+            match attempt(&mut self.end) {
+                Err(RecvError::Empty) => self.bell.sleep(&mut self.end).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn send_by<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut E) -> Result<R, SendError>,
+    ) -> Result<R, SendError> {
+        self.bell.turn().await;
+        loop {
+            match attempt(&mut self.end) {
+                Err(SendError::Full) => self.bell.sleep(&mut self.end).await?,
+                done => return done,
+            }
+        }
+    }
+}
+
+impl<T: CheckedBitPattern> Async<Consumer<T>> {
+    /// Receives a message; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::recv`].
+    pub async fn recv(&mut self) -> Result<T, RecvError> {
+        self.recv_by(Consumer::try_recv).await
+    }
+
+    /// Receives at least one and up to `max` messages, behind those already in `messages`; how
+    /// many. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::recv`].
+    pub async fn recv_batch(
+        &mut self,
+        messages: &mut Vec<T>,
+        max: usize,
+    ) -> Result<usize, RecvError> {
+        self.recv_by(|end| end.recv_batch(messages, max)).await
+    }
+}
+
+impl<T: NoUninit> Async<Producer<T>> {
+    /// Sends a message, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::push`].
+    pub async fn push(&mut self, message: T) -> Result<(), SendError> {
+        self.send_by(|end| end.try_push(message)).await
+    }
+}
+
+impl Async<RawConsumer> {
+    /// Receives a message into `bytes`; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawConsumer::recv`].
+    pub async fn recv(&mut self, bytes: &mut [u8]) -> Result<(), RecvError> {
+        self.recv_by(|end| end.try_recv(bytes)).await
+    }
+}
+
+impl Async<RawProducer> {
+    /// Sends a message, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RawProducer::push`].
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        self.send_by(|end| end.try_push(bytes)).await
+    }
+}
+
+impl Async<RecordConsumer> {
+    /// Receives the next record into `bytes`, whose contents it replaces; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecordConsumer::recv`].
+    pub async fn recv(&mut self, bytes: &mut Vec<u8>) -> Result<(), RecvError> {
+        self.recv_by(|end| end.try_recv(bytes)).await
+    }
+
+    /// Reads the next record, which stays in the ring until it is released; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecordConsumer::read`].
+    pub async fn read(&mut self) -> Result<Record<'_>, RecvError> {
+        self.recv_by(|end| end.try_read().map(drop)).await?;
+        self.end.try_read()
+    }
+}
+
+impl Async<RecordProducer> {
+    /// Sends `bytes` as one record, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecordProducer::push`].
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        self.send_by(|end| end.try_push(bytes)).await
+    }
+
+    /// Reserves a record of `len` bytes, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`RecordProducer::reserve`].
+    pub async fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
+        self.send_by(|end| end.try_reserve(len).map(drop)).await?;
+        self.end.try_reserve(len)
+    }
+}
