@@ -145,7 +145,7 @@ impl fmt::Display for Report {
         let usable = if self.usable_2m { "can use" } else { "cannot use" };
         write!(f, "user {} {usable} 2M huge pages, {} available", self.uid, self.available_2m)?;
         if self.findings.iter().any(|finding| finding.code == FindingCode::OnlyMemfd) {
-            f.write_str(", for segments that die with their processes alone")?;
+            f.write_str(", only for segments that die with their processes")?;
         }
         Ok(())
     }
