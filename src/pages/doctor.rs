@@ -373,8 +373,8 @@ mod tests {
         assert_eq!((finding.severity, finding.code.as_str()), (Severity::Warning, "only-memfd"));
         assert!(finding.remedy.contains("hugeshm mount 2M "), "{}", finding.remedy);
         let text = report.to_string();
-        let verdict = "can use 2M huge pages, 8 available, for segments that die with their \
-                       processes alone";
+        let verdict = "can use 2M huge pages, 8 available, only for segments that die with \
+                       their processes";
         assert!(text.ends_with(verdict), "{text}");
         machine.mounts.clear();
         assert!(only(&examine(&machine, Ok(()))).is_some());
