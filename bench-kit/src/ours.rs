@@ -264,16 +264,14 @@ fn write_in_place(sender: &mut RecordProducer, bytes: usize, number: u64) -> Out
     Ok(())
 }
 
+/// The ends of streams wait as they do by default: a reader that spins without a pause fights for
+/// the lines that are being written.
 fn typed_sender<T: Pod>(stage: &Stage, slots: u64) -> Outcome<Producer<T>> {
-    let mut sender = segment(stage, |s| s.ring::<T>("ring", slots))?.producer("ring")?;
-    sender.wait_mode(WaitMode::Spin);
-    Ok(sender)
+    Ok(segment(stage, |s| s.ring::<T>("ring", slots))?.producer("ring")?)
 }
 
 fn typed_receiver<T: Pod>(stage: &Stage, slots: u64) -> Outcome<Consumer<T>> {
-    let mut receiver = segment(stage, |s| s.ring::<T>("ring", slots))?.consumer("ring")?;
-    receiver.wait_mode(WaitMode::Spin);
-    Ok(receiver)
+    Ok(segment(stage, |s| s.ring::<T>("ring", slots))?.consumer("ring")?)
 }
 
 /// A stream through a typed ring, one message per call.
@@ -307,28 +305,15 @@ where
             let mut sender = typed_sender::<[u64; WORDS]>(stage, SLOTS)?;
             return drive::send_batches(stage, BATCH as u64, |first| {
                 let batch: [_; BATCH] = core::array::from_fn(|at| [first + at as u64; WORDS]);
-                let mut rest = &batch[..];
-                while !rest.is_empty() {
-                    match sender.push_batch(rest) {
-                        Ok(count) => rest = &rest[count..],
-                        Err(SendError::Full) => spin_loop(),
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Ok(())
+                Ok(sender.push_slice(&batch)?)
             });
         }
         let mut receiver = typed_receiver::<[u64; WORDS]>(stage, SLOTS)?;
         let mut messages = Vec::with_capacity(BATCH);
         drive::receive_batches(stage, WORDS as u64, |left| {
             messages.clear();
-            loop {
-                match receiver.recv_batch(&mut messages, BATCH.min(left as usize)) {
-                    Ok(count) => return Ok((count as u64, total(messages.as_flattened()))),
-                    Err(RecvError::Empty) => spin_loop(),
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            let count = receiver.recv_some(&mut messages, BATCH.min(left as usize))?;
+            Ok((count as u64, total(messages.as_flattened())))
         })
     });
     contest.granule(BATCH as u64).lap(2 * SLOTS)
@@ -339,15 +324,11 @@ fn ring_for(bytes: usize) -> u64 {
 }
 
 fn record_sender(stage: &Stage, ring: u64) -> Outcome<RecordProducer> {
-    let mut sender = segment(stage, |s| s.records("ring", ring))?.record_producer("ring")?;
-    sender.wait_mode(WaitMode::Spin);
-    Ok(sender)
+    Ok(segment(stage, |s| s.records("ring", ring))?.record_producer("ring")?)
 }
 
 fn record_receiver(stage: &Stage, ring: u64) -> Outcome<RecordConsumer> {
-    let mut receiver = segment(stage, |s| s.records("ring", ring))?.record_consumer("ring")?;
-    receiver.wait_mode(WaitMode::Spin);
-    Ok(receiver)
+    Ok(segment(stage, |s| s.records("ring", ring))?.record_consumer("ring")?)
 }
 
 /// A stream of records, copied in and out.
@@ -444,13 +425,11 @@ pub(crate) fn stream_in_place(
     if stage.side() == Side::First {
         stage.remark(segment.backing().to_string());
         let mut sender = segment.record_producer("ring")?;
-        sender.wait_mode(WaitMode::Spin);
         // SAFETY: the peer is the other half, this same program, which keeps to the protocol.
         unsafe { sender.trust_peer() };
         return drive::send_all(stage, |number| write_in_place(&mut sender, bytes, number));
     }
     let mut receiver = segment.record_consumer("ring")?;
-    receiver.wait_mode(WaitMode::Spin);
     // SAFETY: as above.
     unsafe { receiver.trust_peer() };
     drive::receive_all(stage, bytes as u64 / 8, || {

@@ -109,6 +109,24 @@ impl<T: NoUninit> Producer<T> {
         if done == Err(SendError::Full) { self.raw.counted(done) } else { done }
     }
 
+    /// Sends all messages of the slice in as few batches as the room allows, waiting for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::push`]. What was sent before stays sent; [`Producer::position`] tells how
+    /// much that is.
+    pub fn push_slice(&mut self, messages: &[T]) -> Result<(), SendError> {
+        let mut rest = messages;
+        while !rest.is_empty() {
+            match self.raw.put_batch(rest.len(), |index| bytes_of(&rest[index])) {
+                Ok(count) => rest = &rest[count..],
+                Err(SendError::Full) => self.raw.wait_for_room(None)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Sends all messages of the slice, visible at once, or none.
     ///
     /// # Errors
@@ -232,6 +250,21 @@ impl<T: CheckedBitPattern> Consumer<T> {
                 Err(RecvError::Empty) => Err(end),
                 done => done,
             },
+        }
+    }
+
+    /// Receives at least one and up to `max` messages behind those in `messages`, waiting for the
+    /// first; they are released together. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// As [`Consumer::recv`].
+    pub fn recv_some(&mut self, messages: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
+        loop {
+            match self.raw.take_batch(max, value, |_, message| messages.push(message)) {
+                Err(RecvError::Empty) => self.raw.wait_for_message(None)?,
+                done => return done,
+            }
         }
     }
 

@@ -144,7 +144,10 @@ impl RawConsumer {
 
     #[cold]
     #[inline(never)]
-    fn wait_for_message(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+    pub(in crate::ring) fn wait_for_message(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<(), RecvError> {
         self.port.stats.empty();
         let streamed = self.position - self.caught_up_at >= STREAM;
         self.caught_up_at = self.position;

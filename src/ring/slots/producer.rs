@@ -8,7 +8,7 @@ use crate::ring::error::{AttachError, Corruption, SendError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_released_at_attach, limit_from, stamp_of};
 use crate::view::{SlotCursor, Word64};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -19,6 +19,8 @@ pub struct RawProducer {
     geometry: SlotGeometry,
     position: u64,
     limit: u64,
+    /// The position at which a wait last found no room.
+    filled_at: u64,
     corruption: Option<Corruption>,
     slots: SlotCursor,
     released: Word64,
@@ -36,8 +38,16 @@ impl RawProducer {
         let (word, mut slots) = windows(&control, &payload, &geometry)?;
         let position = recover(&mut slots, &geometry, released);
         let limit = released + geometry.capacity();
-        let corruption = None;
-        Ok(Self { geometry, position, limit, corruption, slots, released: word, port })
+        Ok(Self {
+            geometry,
+            position,
+            limit,
+            filled_at: position,
+            corruption: None,
+            slots,
+            released: word,
+            port,
+        })
     }
 
     /// Sends the message `bytes`, of exactly [`RawProducer::size`] bytes, if there is room now.
@@ -130,15 +140,35 @@ impl RawProducer {
     #[cold]
     #[inline(never)]
     fn wait_and_put(&mut self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
+        self.wait_for_room(deadline)?;
+        self.put(bytes)
+    }
+
+    /// Waits until at least one message fits.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::ring) fn wait_for_room(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
         self.port.stats.full();
+        let streamed = self.position - self.filled_at >= STREAM;
+        self.filled_at = self.position;
+        if streamed {
+            self.port.look_away();
+            match self.room() {
+                Err(SendError::Full) => {}
+                done => return done.map(drop),
+            }
+        }
         let mut wait = Wait::until(deadline);
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {
                 break Err(end.into());
             }
-            match self.put(bytes) {
+            match self.room() {
                 Err(SendError::Full) => {}
-                done => break done,
+                done => break done.map(drop),
             }
         };
         self.port.settle(&wait);
