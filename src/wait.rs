@@ -104,7 +104,7 @@ const TURNS_PER_LOOK: u32 = 16;
 const TRIES_PER_LOOK: u32 = 64;
 
 /// For how long a reader that caught up with a stream looks away.
-const LOOK_AWAY: Duration = Duration::from_nanos(750);
+const LOOK_AWAY: Duration = Duration::from_nanos(250);
 /// So many messages in a row, at least, are a stream.
 pub(crate) const STREAM: u64 = 4;
 
