@@ -113,20 +113,22 @@ fn a_killed_sender_is_noticed_by_arming_and_told_by_the_next_try() {
     }
     assert_eq!(bell.arm(&mut consumer).expect("its own"), POLL);
     child.kill();
-    let start = Instant::now();
+    // `kill` waits for the child, so its claim is free: arming finds that out by itself.
+    let mut slices = 0;
     let end = loop {
         match consumer.try_recv() {
             Err(RecvError::Empty) => {
                 if let Armed::Poll { at_most } = bell.arm(&mut consumer).expect("its own") {
                     rings_in(&bell, at_most);
                     bell.clear();
+                    slices += 1;
+                    assert!(slices <= 10, "its death is not noticed");
                 }
             }
             end => break end,
         }
     };
     assert_eq!(end, Err(RecvError::PeerDied));
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -172,13 +172,11 @@ fn death_and_cancellation_end_what_is_awaited() {
         child.says();
         let cancelling = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            let start = Instant::now();
             canceller.cancel();
-            start
         };
-        let (received, start) = tokio::join!(consumer.recv(), cancelling);
+        // That a cancel rings the bell is shown where the bell can be looked at, without a clock.
+        let (received, ()) = tokio::join!(consumer.recv(), cancelling);
         assert_eq!(received, Err(RecvError::Cancelled));
-        assert!(start.elapsed() < Duration::from_millis(40), "{:?}", start.elapsed());
         canceller.reset();
         for number in 0..2 {
             producer.push(number).await.expect("room");
