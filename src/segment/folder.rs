@@ -56,8 +56,11 @@ impl Folder {
             FileMode::empty(),
         )
         .map_err(|errno| match errno {
-            Errno::EACCES => Error::system(operation, object.clone(), errno),
-            _ => bad(errno.desc().to_owned()).errno_set(errno),
+            // The path itself is wrong; anything else says nothing about it.
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENAMETOOLONG => {
+                bad(errno.desc().to_owned()).errno_set(errno)
+            }
+            _ => Error::system(operation, object.clone(), errno),
         })?;
         let facts = nix::sys::statfs::fstatfs(&fd)
             .map_err(|errno| Error::system(operation, object.clone(), errno))?;
