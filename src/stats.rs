@@ -11,8 +11,8 @@
 //!
 //! | offset | word |
 //! |---|---|
-//! | 0 | messages |
-//! | 8 | bytes |
+//! | 0 | messages; zero in typed rings, whose positions tell |
+//! | 8 | bytes; likewise |
 //! | 16 | full |
 //! | 24 | empty |
 //! | 32 | drops |
@@ -97,13 +97,11 @@ impl Stats {
         }
     }
 
-    /// The same, of a ring whose messages have `unit` bytes each; 0 where they differ.
-    ///
-    /// Such rings store the number of messages alone.
-    pub(crate) fn of_unit(mut self, unit: u64) -> Self {
-        if unit != 0 {
-            self.bytes = self.messages.wrapping_mul(unit);
-        }
+    /// The same, of an end whose position counts messages of `unit` bytes each: such ends store
+    /// neither messages nor bytes, since their positions tell.
+    pub(crate) fn at_position(mut self, position: u64, unit: u64) -> Self {
+        self.messages = position;
+        self.bytes = position.wrapping_mul(unit);
         self
     }
 }
@@ -115,8 +113,6 @@ pub(crate) struct StatsWriter {
     /// The two words that each message changes.
     messages: Word64,
     bytes: Word64,
-    /// Bytes of each message where positions count messages, else 0.
-    unit: u64,
     view: View,
 }
 
@@ -127,24 +123,19 @@ impl StatsWriter {
             return None;
         }
         let (messages, bytes) = (view.find64(MESSAGES)?, view.find64(BYTES)?);
-        let mut writer = Self { counted: Stats::read(&view), messages, bytes, unit: 0, view };
+        let mut writer = Self { counted: Stats::read(&view), messages, bytes, view };
         writer.active();
         Some(writer)
     }
 
     /// What was counted up to now.
     pub(crate) fn get(&self) -> Stats {
-        self.counted.of_unit(self.unit)
+        self.counted
     }
 
     /// The messages that were counted up to now.
     pub(crate) fn messages(&self) -> u64 {
         self.counted.messages
-    }
-
-    /// From now on positions count messages, each of `bytes` bytes: see [`reached`](Self::reached).
-    pub(crate) fn count_positions(&mut self, bytes: usize) {
-        self.unit = bytes as u64;
     }
 
     #[inline]
@@ -168,14 +159,11 @@ impl StatsWriter {
         }
     }
 
-    /// All messages before `position` have passed.
+    /// An end whose position counts messages has gone on from `before` to `position`.
     ///
-    /// One store: the bytes follow from it, for whoever reads the line.
+    /// Stores nothing but the time, now and then: whoever reads the line knows the positions.
     #[inline(always)]
-    pub(crate) fn reached(&mut self, position: u64) {
-        let before = self.counted.messages;
-        self.counted.messages = position;
-        self.messages.store(position, Relaxed);
+    pub(crate) fn went_on(&mut self, before: u64, position: u64) {
         if (before ^ position) >= TIME_EVERY {
             self.active();
         }
@@ -229,9 +217,6 @@ impl StatsWriter {
     pub(crate) fn active(&mut self) {
         self.counted.last_activity_nanos = monotonic_nanos_coarse();
         self.put(LAST_ACTIVITY, self.counted.last_activity_nanos);
-        if self.unit != 0 {
-            self.bytes.store(self.counted.of_unit(self.unit).bytes, Relaxed);
-        }
     }
 }
 

@@ -467,6 +467,17 @@ impl SlotCursor {
         self.place.offset = if next >= length { next - length } else { next };
     }
 
+    /// How many slots there are from the cursor to the next slot whose number is a multiple of 2
+    /// to the power of `log2`, or to the end. The stride must be a power of two.
+    #[inline(always)]
+    pub(crate) fn until_multiple(&self, log2: u32) -> usize {
+        debug_assert!(self.stride.is_power_of_two());
+        let group = self.stride << log2;
+        let to_multiple = group - (self.place.offset & (group - 1));
+        let to_end = self.last - self.place.offset + self.stride;
+        to_multiple.min(to_end) >> self.stride.trailing_zeros()
+    }
+
     /// Moves to slot number `index`, counted round and round; divides, for slow paths only.
     pub(crate) fn seek(&mut self, index: u64) {
         self.place = self.place_of(index);

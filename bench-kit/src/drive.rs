@@ -77,10 +77,12 @@ pub fn timed_ping_pong(
 pub fn send_all(stage: &Stage, mut send: impl FnMut(u64) -> Outcome) -> Outcome {
     let mut number = 0_u64;
     stage.run(|count| {
-        for _ in 0..count {
-            number += 1;
+        // In a register: a store for each message would be measured too.
+        let first = number + 1;
+        for number in first..first + count {
             send(number)?;
         }
+        number += count;
         Ok(())
     })
 }
@@ -98,9 +100,11 @@ pub fn receive_all(
 ) -> Outcome {
     let mut sum = 0_u64;
     stage.run(|count| {
+        let mut part = 0_u64;
         for _ in 0..count {
-            sum = sum.wrapping_add(receive()?);
+            part = part.wrapping_add(receive()?);
         }
+        sum = sum.wrapping_add(part);
         Ok(())
     })?;
     check_sum(stage, words, sum)
@@ -115,10 +119,10 @@ pub fn receive_all(
 pub fn send_batches(stage: &Stage, batch: u64, mut send: impl FnMut(u64) -> Outcome) -> Outcome {
     let mut number = 1_u64;
     stage.run(|count| {
-        for _ in 0..count / batch {
-            send(number)?;
-            number += batch;
+        for at in 0..count / batch {
+            send(number + at * batch)?;
         }
+        number += count / batch * batch;
         Ok(())
     })
 }

@@ -42,7 +42,7 @@ pub(crate) const PRODUCER_HINT: usize = 0;
 /// Whether the producer leaves its fences to the sleeper.
 pub(crate) const PRODUCER_UNFENCED: usize = 8;
 /// The consumer's released position.
-pub(crate) const RELEASED: usize = 128;
+pub(crate) use crate::segment::progress::RELEASED;
 /// Whether the consumer leaves its fences to the sleeper.
 pub(crate) const CONSUMER_UNFENCED: usize = 136;
 /// The consumer's sleep word.

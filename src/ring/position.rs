@@ -15,6 +15,9 @@ use crate::size::align_up;
 /// The length of a header word, as a position counts.
 const WORD: u64 = WORD_LEN as u64;
 
+/// The bytes of a cache line.
+const LINE: u64 = 64;
+
 /// A typed ring: slots of one stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotGeometry {
@@ -27,9 +30,24 @@ pub(crate) struct SlotGeometry {
 impl SlotGeometry {
     /// `capacity` slots for messages of `size` bytes; `None` if there is no slot or they would
     /// not fit into the address space.
+    ///
+    /// Slots begin where cache lines do, or share one with whole slots: a message costs a
+    /// transfer for each line that it touches.
     pub(crate) fn new(size: usize, capacity: u64) -> Option<Self> {
         let stride = align_up(size as u64, WORD)?.checked_add(WORD)?;
+        let stride = match stride {
+            ..=LINE => stride.next_power_of_two(),
+            _ => stride.checked_next_multiple_of(LINE)?,
+        };
         Self::with_stride(size, usize::try_from(stride).ok()?, capacity)
+    }
+
+    /// How many slots share a cache line, as a power of two: the exponent. 0 where a slot has
+    /// lines of its own, or does not keep to lines.
+    #[inline]
+    pub(crate) fn slots_in_line_log2(&self) -> u32 {
+        let shares = self.stride.is_power_of_two() && self.stride < LINE as usize;
+        if shares { LINE.trailing_zeros() - self.stride.trailing_zeros() } else { 0 }
     }
 
     /// `capacity` slots of `stride` bytes, of whose messages the first `size` bytes are used.
@@ -68,11 +86,7 @@ impl SlotGeometry {
     }
 }
 
-/// The stamp of the message at `position`.
-#[inline]
-pub(crate) const fn stamp_of(position: u64) -> u64 {
-    position + 1
-}
+pub(crate) use crate::segment::progress::stamp_of;
 
 /// Checks a stamp that is not the awaited one: `Ok` if the slot is merely not written yet.
 pub(crate) const fn check_old_stamp(

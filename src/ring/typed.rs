@@ -11,6 +11,7 @@ use super::endpoint::{Parts, endpoint_calls};
 use super::error::{AttachError, RecvError, SendError};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
+use crate::stats::Stats;
 use crate::view::Slot;
 use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
@@ -18,6 +19,9 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
 use std::time::Instant;
+
+// The calls below copy the message before they hand it to a slow path, so that the fast one may
+// keep it in registers: a store of it into our own memory would be the most expensive part.
 
 /// The producing end of a typed ring.
 ///
@@ -44,9 +48,12 @@ impl<T: NoUninit> Producer<T> {
     /// [`SendError::Full`] when there is none. After many of these, at least 50 ms apart, the
     /// kernel is asked about the consumer; a full ring whose consumer has left or died is then
     /// answered with `Closed` or `PeerDied`.
-    #[inline]
+    #[inline(always)]
     pub fn try_push(&mut self, message: T) -> Result<(), SendError> {
-        self.raw.try_put(bytes_of(&message))
+        match self.raw.put(bytes_of(&message)) {
+            Err(SendError::Full) => self.raw.look_and_put(bytes_of(&{ message })),
+            done => done,
+        }
     }
 
     /// Sends a message, waiting for room.
@@ -55,9 +62,12 @@ impl<T: NoUninit> Producer<T> {
     ///
     /// `Closed` and `PeerDied` when the ring is full and its consumer has left or died, see
     /// [`Producer::outlive_peer`]; a ring that never had a consumer is waited for.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, message: T) -> Result<(), SendError> {
-        self.raw.put_until(bytes_of(&message), || None)
+        match self.raw.put(bytes_of(&message)) {
+            Err(SendError::Full) => self.raw.wait_and_put(bytes_of(&{ message }), || None),
+            done => done,
+        }
     }
 
     /// Sends a message, waiting for room until `deadline`.
@@ -67,7 +77,12 @@ impl<T: NoUninit> Producer<T> {
     /// As [`Producer::push`], and `TimedOut`.
     #[inline]
     pub fn push_deadline(&mut self, message: T, deadline: Instant) -> Result<(), SendError> {
-        self.raw.put_until(bytes_of(&message), || Some(deadline))
+        match self.raw.put(bytes_of(&message)) {
+            Err(SendError::Full) => {
+                self.raw.wait_and_put(bytes_of(&{ message }), || Some(deadline))
+            }
+            done => done,
+        }
     }
 
     /// Sends a message, waiting for room for at most `timeout`.
@@ -77,7 +92,12 @@ impl<T: NoUninit> Producer<T> {
     /// As [`Producer::push`], and `TimedOut`.
     #[inline]
     pub fn push_timeout(&mut self, message: T, timeout: Duration) -> Result<(), SendError> {
-        self.raw.put_until(bytes_of(&message), || deadline_after(timeout))
+        match self.raw.put(bytes_of(&message)) {
+            Err(SendError::Full) => {
+                self.raw.wait_and_put(bytes_of(&{ message }), || deadline_after(timeout))
+            }
+            done => done,
+        }
     }
 
     /// Sends a message, or drops and counts it if there is no room: true when it was sent.
@@ -158,7 +178,12 @@ impl<T: NoUninit> Producer<T> {
         self.raw.is_empty()
     }
 
-    endpoint_calls!(raw.port);
+    /// What this endpoint counted.
+    pub fn stats(&self) -> Stats {
+        self.raw.stats()
+    }
+
+    endpoint_calls!(raw.port, own stats);
     doorbell_calls!(raw.port);
 }
 
@@ -193,7 +218,7 @@ impl<T: CheckedBitPattern> Consumer<T> {
     /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
     /// kernel is asked about the producer; an empty ring whose producer has left or died is
     /// then answered with `Closed` or `PeerDied`.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self) -> Result<T, RecvError> {
         self.raw.try_take(value)
     }
@@ -205,7 +230,7 @@ impl<T: CheckedBitPattern> Consumer<T> {
     /// `Closed` and `PeerDied` when everything was received and the producer has left or died,
     /// see [`Consumer::outlive_peer`]; a ring that never had a producer is waited for.
     /// `InvalidValue` when the bytes are no `T`; the next call receives the next message.
-    #[inline]
+    #[inline(always)]
     pub fn recv(&mut self) -> Result<T, RecvError> {
         self.raw.take_until(value, || None)
     }
@@ -304,7 +329,12 @@ impl<T: CheckedBitPattern> Consumer<T> {
         self.raw.lag()
     }
 
-    endpoint_calls!(raw.port);
+    /// What this endpoint counted.
+    pub fn stats(&self) -> Stats {
+        self.raw.stats()
+    }
+
+    endpoint_calls!(raw.port, own stats);
     doorbell_calls!(raw.port);
 }
 

@@ -19,6 +19,7 @@
 //! | `advice` | what to do about errors from rooms that know no names |
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
+//! | `progress` | how far typed rings have come, for observers |
 //! | `report` | list and inspect |
 //!
 //! [`ObjectSpec`]: directory::ObjectSpec
@@ -36,6 +37,7 @@ pub(crate) mod handover;
 pub(crate) mod layout;
 pub(crate) mod life;
 pub(crate) mod names;
+pub(crate) mod progress;
 pub(crate) mod report;
 
 use crate::error::{Error, ErrorKind, Result};

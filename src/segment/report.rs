@@ -15,7 +15,8 @@ use crate::segment::layout::{
     AttachmentRaw, ENDPOINT_CLOSED, ENDPOINT_NEVER, Entry, LOCK_LIFE, ObjectKind, attachment_lock,
 };
 use crate::segment::names::{self, Identity};
-use crate::segment::{Segment, TypeIdentity};
+use crate::segment::progress::{self, Progress};
+use crate::segment::{Segment, TypeIdentity, layout};
 use crate::size::PageSize;
 use crate::sys::locks;
 use crate::sys::process::LockFd;
@@ -362,13 +363,18 @@ fn objects(
 fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry) -> ObjectInfo {
     let raw = &entry.raw;
     let slots = |role, count| (0..count).map(move |slot| (role, slot));
+    let progress = progress(attached, &entry);
     let endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
         .chain(slots(Role::Consumer, raw.consumers))
         .filter_map(|(role, slot)| Place::new(&attached.view, index, &entry, role, slot))
         .map(|place| {
             let mut info = place.info(claims);
-            if entry.kind == ObjectKind::Ring {
-                info.stats = info.stats.of_unit(raw.type_size);
+            if let Some(progress) = progress {
+                let position = match info.role {
+                    Role::Producer => progress.sent,
+                    Role::Consumer => progress.received,
+                };
+                info.stats = info.stats.at_position(position, raw.type_size);
             }
             info
         })
@@ -393,6 +399,19 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
         endpoints,
         name: entry.name,
     }
+}
+
+/// How far a typed ring has come; `None` for other objects.
+fn progress(attached: &Attached, entry: &Entry) -> Option<Progress> {
+    if entry.kind != ObjectKind::Ring {
+        return None;
+    }
+    let raw = &entry.raw;
+    let table = layout::endpoints_length(raw.producers, raw.consumers);
+    let window = |offset: u64, length: u64| attached.view.window(offset as usize, length as usize);
+    let words = window(raw.control_offset + table, raw.control_length.checked_sub(table)?)?;
+    let payload = window(raw.payload_offset, raw.payload_length)?;
+    progress::of_slots(&words, &payload, raw.stride, raw.capacity)
 }
 
 fn lag(endpoints: &[EndpointInfo]) -> Option<u64> {

@@ -1,8 +1,18 @@
 //! The calls that every waiting endpoint has, whatever it carries.
 
 /// The calls that every endpoint has, by way of the field path to its [`Port`].
+///
+/// An end whose position counts its messages has its own `stats`.
 macro_rules! endpoint_calls {
     ($($port:ident).+) => {
+        crate::wait::endpoint_calls!($($port).+, own stats);
+
+        /// What this endpoint counted.
+        pub fn stats(&self) -> crate::stats::Stats {
+            self.$($port).+.stats.get()
+        }
+    };
+    ($($port:ident).+, own stats) => {
         /// How blocking calls pass the time; [`WaitMode::Adaptive`](crate::WaitMode) at first.
         pub fn wait_mode(&mut self, mode: crate::wait::WaitMode) -> &mut Self {
             self.$($port).+.set_mode(mode);
@@ -30,11 +40,6 @@ macro_rules! endpoint_calls {
         /// made). Of several changes the last is told.
         pub fn peer_changed(&mut self) -> Option<crate::wait::PeerChange> {
             self.$($port).+.peer_changed()
-        }
-
-        /// What this endpoint counted.
-        pub fn stats(&self) -> crate::stats::Stats {
-            self.$($port).+.stats.get()
         }
     };
 }

@@ -1,7 +1,7 @@
 //! How a segment declares duplex channels and gives out their ends.
 
 use super::{DuplexCaller, DuplexServer, Numbered};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ring::open::{TypedRing, parts, slot_geometry};
 use crate::segment::Segment;
 use crate::segment::builder::SegmentBuilder;
@@ -10,9 +10,6 @@ use crate::segment::endpoint::Role;
 use bytemuck::{CheckedBitPattern, NoUninit};
 use core::fmt;
 use core::marker::PhantomData;
-
-/// The bytes of a cache line.
-const LINE: u64 = 64;
 
 /// Describes a duplex channel: one caller, one server, requests and answers of any size.
 ///
@@ -41,27 +38,10 @@ impl<Req, Resp> Duplex<Req, Resp> {
         let (request, response) = names(name);
         let requests = TypedRing::<Numbered<Req>>::new(self.capacity);
         let responses = TypedRing::<Numbered<Resp>>::new(self.capacity);
-        let requests = requests.identity(self.identity.clone()).spec(&request).and_then(in_lines);
-        let responses = responses.identity(self.identity).spec(&response).and_then(in_lines);
+        let requests = requests.identity(self.identity.clone()).spec(&request);
+        let responses = responses.identity(self.identity).spec(&response);
         [(request, requests), (response, responses)]
     }
-}
-
-/// The same ring with slots that begin where cache lines do, or share one with whole slots: a call
-/// waits for each line that its slot touches.
-fn in_lines(mut spec: ObjectSpec) -> Result<ObjectSpec> {
-    let stride = if spec.stride <= LINE {
-        spec.stride.next_power_of_two()
-    } else {
-        spec.stride.next_multiple_of(LINE)
-    };
-    let bytes = spec.capacity.checked_mul(stride).filter(|bytes| *bytes <= isize::MAX as u64);
-    spec.payload_bytes = bytes.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidCapacity, "declare duplex channel", spec.capacity.to_string())
-            .detail("so many slots are larger than memory")
-    })?;
-    spec.stride = stride;
-    Ok(spec)
 }
 
 impl<Req, Resp> fmt::Debug for Duplex<Req, Resp> {

@@ -7,6 +7,7 @@ use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
+use crate::stats::Stats;
 use crate::view::{Slot, SlotCursor, Word64};
 use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
@@ -32,8 +33,7 @@ impl RawConsumer {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let position = parts.control.load64(RELEASED, Acquire);
         let position = check_released_at_attach(position, 1)?;
-        let (control, payload, mut port) = parts.into_port(Side::Consumer)?;
-        port.stats.count_positions(geometry.size());
+        let (control, payload, port) = parts.into_port(Side::Consumer)?;
         let (released, mut slots) = windows(&control, &payload, &geometry)?;
         slots.seek(position);
         let (caught_up_at, corruption) = (position, None);
@@ -205,10 +205,10 @@ impl RawConsumer {
     /// C3 and C4: everything before `position` is delivered.
     #[inline(always)]
     fn release(&mut self, position: u64) {
-        self.position = position;
+        let before = core::mem::replace(&mut self.position, position);
         self.released.store(position, Release); // edge `release`
         self.port.announce();
-        self.port.stats.reached(position);
+        self.port.stats.went_on(before, position);
     }
 
     #[cold]
@@ -322,7 +322,12 @@ impl RawConsumer {
         low
     }
 
-    endpoint_calls!(port);
+    /// What this endpoint counted.
+    pub fn stats(&self) -> Stats {
+        self.port.stats.get().at_position(self.position(), self.geometry.size() as u64)
+    }
+
+    endpoint_calls!(port, own stats);
     doorbell_calls!(port);
 }
 

@@ -7,24 +7,121 @@ use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, SendError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_released_at_attach, limit_from, stamp_of};
-use crate::view::{SlotCursor, Word64};
+use crate::stats::Stats;
+use crate::view::{SlotCursor, SlotWalk, Word64};
 use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
 use std::time::Instant;
 
+/// The consumer's progress is looked at once per this many messages, a power of two.
+const LOOK_EVERY: u64 = 64;
+
 /// The producing end of a typed ring, by bytes.
 pub struct RawProducer {
     geometry: SlotGeometry,
-    position: u64,
+    group: Group,
     limit: u64,
     /// The position at which a wait last found no room.
     filled_at: u64,
     corruption: Option<Corruption>,
-    slots: SlotCursor,
     released: Word64,
     pub(in crate::ring) port: Port,
+}
+
+/// The slots in hand: one, or those from some slot to the end of its cache line.
+///
+/// How many of several are filled is not kept: their stamps tell. In a stream, a store for each
+/// message into memory of our own, between the stores into two messages, would cost more than
+/// both: a processor writes in order, and waits for each line. Where the consumer takes each
+/// message at once, looking at the stamps would fetch the line back from it, so then there is one
+/// slot in hand.
+struct Group {
+    /// At the first slot of the group.
+    slots: SlotCursor,
+    /// The position of the first slot.
+    base: u64,
+    /// How many of the slots may be filled, by what the consumer has released: the first `open`.
+    open: u64,
+    /// Whether the group is of one slot.
+    single: bool,
+    /// log2 of the slots in a line.
+    log2: u32,
+}
+
+impl Group {
+    /// Begins at the slot for `position`.
+    fn new(mut slots: SlotCursor, geometry: &SlotGeometry, position: u64, limit: u64) -> Self {
+        slots.seek(position);
+        let log2 = geometry.slots_in_line_log2();
+        let mut group = Self { slots, base: position, open: 0, single: true, log2 };
+        group.reopen(limit);
+        group
+    }
+
+    /// Opens the slots below `limit`.
+    #[inline(always)]
+    fn reopen(&mut self, limit: u64) {
+        self.open = (limit - self.base).min(self.len());
+    }
+
+    /// How many slots the group has.
+    #[inline(always)]
+    fn len(&self) -> u64 {
+        if self.single { 1 } else { self.slots.until_multiple(self.log2) as u64 }
+    }
+
+    /// The first open slot that is not filled, or the one behind the open ones; how many are
+    /// filled. A peer that lies changes the answer, within what is open.
+    #[inline(always)]
+    fn next(&self) -> (SlotWalk<'_>, u64) {
+        let mut walk = self.slots.walk();
+        let mut filled = 0;
+        if self.single {
+            return (walk, filled); // a group that is filled is left at once
+        }
+        while filled < self.open && walk.slot().load(Relaxed) == stamp_of(self.base + filled) {
+            walk.step();
+            filled += 1;
+        }
+        (walk, filled)
+    }
+
+    /// The position of the next message.
+    #[inline]
+    fn position(&self) -> u64 {
+        self.base + self.next().1
+    }
+
+    /// All open slots are filled: goes on to the next group unless this one has more.
+    #[inline(always)]
+    fn close(&mut self, limit: u64) {
+        if self.single {
+            self.slots.advance();
+            self.base += 1;
+            self.open = (limit - self.base).min(1);
+        } else if self.open == self.len() {
+            self.pass(self.open, 0, limit);
+        }
+    }
+
+    /// Goes on behind `count` messages that follow the `filled` ones.
+    #[inline(always)]
+    fn pass(&mut self, filled: u64, count: u64, limit: u64) {
+        // Two steps, each at most once around.
+        self.slots.skip(filled as usize);
+        self.slots.skip(count as usize);
+        self.base += filled + count;
+        self.reopen(limit);
+    }
+
+    /// Takes up or gives up whole lines; what is filled is behind us then.
+    fn take_lines(&mut self, lines: bool, limit: u64) {
+        let filled = self.next().1;
+        self.single = !(lines && self.log2 > 0);
+        self.pass(filled, 0, limit);
+    }
 }
 
 impl RawProducer {
@@ -33,18 +130,16 @@ impl RawProducer {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released_at_attach(released, 1)?;
-        let (control, payload, mut port) = parts.into_port(Side::Producer)?;
-        port.stats.count_positions(geometry.size());
+        let (control, payload, port) = parts.into_port(Side::Producer)?;
         let (word, mut slots) = windows(&control, &payload, &geometry)?;
         let position = recover(&mut slots, &geometry, released);
         let limit = released + geometry.capacity();
         Ok(Self {
             geometry,
-            position,
+            group: Group::new(slots, &geometry, position, limit),
             limit,
             filled_at: position,
             corruption: None,
-            slots,
             released: word,
             port,
         })
@@ -72,7 +167,10 @@ impl RawProducer {
     #[inline]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         self.check_size(bytes)?;
-        self.put_until(bytes, || None)
+        match self.put(bytes) {
+            Err(SendError::Full) => self.wait_and_put(bytes, || None),
+            done => done,
+        }
     }
 
     /// Sends a message, waiting for room until `deadline`.
@@ -83,7 +181,10 @@ impl RawProducer {
     #[inline]
     pub fn push_deadline(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), SendError> {
         self.check_size(bytes)?;
-        self.put_until(bytes, || Some(deadline))
+        match self.put(bytes) {
+            Err(SendError::Full) => self.wait_and_put(bytes, || Some(deadline)),
+            done => done,
+        }
     }
 
     /// Sends a message, waiting for room for at most `timeout`.
@@ -94,7 +195,10 @@ impl RawProducer {
     #[inline]
     pub fn push_timeout(&mut self, bytes: &[u8], timeout: Duration) -> Result<(), SendError> {
         self.check_size(bytes)?;
-        self.put_until(bytes, || deadline_after(timeout))
+        match self.put(bytes) {
+            Err(SendError::Full) => self.wait_and_put(bytes, || deadline_after(timeout)),
+            done => done,
+        }
     }
 
     #[inline]
@@ -103,44 +207,45 @@ impl RawProducer {
         if len == size { Ok(()) } else { Err(SendError::WrongSize { len, size }) }
     }
 
-    #[inline(always)]
+    #[inline]
     pub(in crate::ring) fn try_put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         match self.put(bytes) {
-            Err(SendError::Full) => self.still_full(bytes),
+            Err(SendError::Full) => self.look_and_put(bytes),
             done => done,
         }
     }
 
+    /// [`put`](Self::put) when no slot was known to be free.
     #[cold]
     #[inline(never)]
-    fn still_full(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+    pub(in crate::ring) fn look_and_put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        match self.look_for_room() {
+            Err(SendError::Full) => {}
+            done => return done.and_then(|_| self.put(bytes)),
+        }
         self.port.stats.full();
         match self.port.tried_in_vain() {
             None => Err(SendError::Full),
             // Once more, now that the peer's end is known.
-            Some(end) => match self.put(bytes) {
+            Some(end) => match self.look_for_room() {
                 Err(SendError::Full) => Err(end.into()),
-                done => done,
+                done => done.and_then(|_| self.put(bytes)),
             },
         }
     }
 
-    #[inline(always)]
-    pub(in crate::ring) fn put_until(
+    /// [`put`](Self::put) when no slot was known to be free, waiting for one.
+    #[cold]
+    #[inline(never)]
+    pub(in crate::ring) fn wait_and_put(
         &mut self,
         bytes: &[u8],
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), SendError> {
-        match self.put(bytes) {
-            Err(SendError::Full) => self.wait_and_put(bytes, deadline()),
-            done => done,
+        match self.look_for_room() {
+            Err(SendError::Full) => self.wait_for_room(deadline())?,
+            done => drop(done?),
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn wait_and_put(&mut self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
-        self.wait_for_room(deadline)?;
         self.put(bytes)
     }
 
@@ -152,8 +257,10 @@ impl RawProducer {
         deadline: Option<Instant>,
     ) -> Result<(), SendError> {
         self.port.stats.full();
-        let streamed = self.position - self.filled_at >= STREAM;
-        self.filled_at = self.position;
+        let position = self.position();
+        // What a lying peer makes of our position is a matter of speed alone.
+        let streamed = position.wrapping_sub(self.filled_at) >= STREAM;
+        self.filled_at = position;
         if streamed {
             self.port.look_away();
             match self.room() {
@@ -175,34 +282,57 @@ impl RawProducer {
         result
     }
 
-    /// P1 to P4.
+    /// P1 to P4; [`SendError::Full`] when no slot is known to be free.
+    ///
+    /// `bytes` goes nowhere else from here, so a message can stay in registers.
     #[inline(always)]
-    fn put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.room()?;
-        let position = self.position;
-        let slot = self.slots.slot();
+    pub(in crate::ring) fn put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        if !self.port.usable() {
+            return Err(self.refusal());
+        }
+        let (walk, filled) = self.group.next();
+        if filled == self.group.open {
+            return Err(SendError::Full);
+        }
+        let slot = walk.slot();
         slot.write(bytes);
-        slot.store(stamp_of(position), Release); // edge `commit`
-        self.slots.advance();
-        self.published(position + 1);
+        slot.store(stamp_of(self.group.base + filled), Release); // edge `commit`
+        self.port.announce();
+        if filled + 1 == self.group.open {
+            let before = self.group.base;
+            self.group.close(self.limit);
+            self.went_on(before, self.group.base);
+        }
         Ok(())
     }
 
-    /// P4, behind the stamp that made everything before `position` visible.
+    /// Now and then looks how far the consumer is, which says how many slots to take in hand.
     #[inline(always)]
-    fn published(&mut self, position: u64) {
-        self.position = position;
-        self.port.announce();
-        self.port.stats.reached(position);
+    fn went_on(&mut self, before: u64, position: u64) {
+        if (before ^ position) >= LOOK_EVERY {
+            self.look_at_consumer(before, position);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_consumer(&mut self, before: u64, position: u64) {
+        self.port.stats.went_on(before, position);
+        let released = self.released.load(Acquire); // edge `release`
+        // A lie is told when room is looked for.
+        if let Ok(limit) = limit_from(released, position, self.geometry.capacity(), 1) {
+            self.limit = limit;
+            self.group.take_lines(position - released >= STREAM, limit);
+        }
     }
 
     /// P1: how many messages fit, at least one.
-    #[inline(always)]
+    #[inline]
     fn room(&mut self) -> Result<u64, SendError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let room = self.limit - self.position;
+        let room = self.limit - self.position();
         if room > 0 { Ok(room) } else { self.look_for_room() }
     }
 
@@ -210,14 +340,22 @@ impl RawProducer {
     #[cold]
     #[inline(never)]
     fn look_for_room(&mut self) -> Result<u64, SendError> {
+        let position = self.position();
         let released = self.released.load(Acquire); // edge `release`
-        match limit_from(released, self.position, self.geometry.capacity(), 1) {
+        match limit_from(released, position, self.geometry.capacity(), 1) {
             Ok(limit) => self.limit = limit,
             Err(corruption) => return Err(self.corrupt(corruption)),
         }
-        self.port.stats.high_water(self.position - released);
-        let room = self.limit - self.position;
-        if room > 0 { Ok(room) } else { Err(SendError::Full) }
+        self.port.stats.high_water(position - released);
+        self.group.reopen(self.limit);
+        if position == self.limit {
+            return Err(SendError::Full);
+        }
+        if position == self.group.base + self.group.open {
+            // Whoever fills a group goes on to the next: these stamps are not ours.
+            return Err(self.corrupt(Corruption::Stamp));
+        }
+        Ok(self.limit - position)
     }
 
     #[cold]
@@ -247,9 +385,13 @@ impl RawProducer {
             Ok(room) if room < count as u64 => self.look_for_room()?,
             other => other?,
         };
-        let count = room.min(count as u64) as usize;
-        let position = self.position;
-        let mut walk = self.slots.walk();
+        let (mut walk, filled) = self.group.next();
+        let position = self.group.base + filled;
+        // Both, since a peer that lies may change what is filled between two looks.
+        let count = room.min(self.limit - position).min(count as u64) as usize;
+        if count == 0 {
+            return Err(SendError::Full);
+        }
         let first = walk.step();
         for index in 1..count {
             let slot = walk.step();
@@ -259,8 +401,9 @@ impl RawProducer {
         }
         first.write(message(0));
         first.store(stamp_of(position), Release); // edge `commit`
-        self.slots.skip(count);
-        self.published(position + count as u64);
+        self.group.pass(filled, count as u64, self.limit);
+        self.port.announce();
+        self.went_on(position, position + count as u64);
         Ok(count)
     }
 
@@ -305,7 +448,7 @@ impl RawProducer {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        if self.limit - self.position >= count as u64 {
+        if self.limit - self.position() >= count as u64 {
             return Ok(());
         }
         let room = self.look_for_room()?;
@@ -330,13 +473,13 @@ impl RawProducer {
 
     /// The position of the next message: how many were ever sent through this ring.
     pub fn position(&self) -> u64 {
-        self.position
+        self.group.position()
     }
 
     /// How many messages wait to be received, as far as the consumer's line tells.
     pub fn len(&self) -> u64 {
         let released = self.released.load(Relaxed);
-        self.position.saturating_sub(released).min(self.geometry.capacity())
+        self.position().saturating_sub(released).min(self.geometry.capacity())
     }
 
     /// Whether no message waits.
@@ -344,7 +487,12 @@ impl RawProducer {
         self.len() == 0
     }
 
-    endpoint_calls!(port);
+    /// What this endpoint counted.
+    pub fn stats(&self) -> Stats {
+        self.port.stats.get().at_position(self.position(), self.geometry.size() as u64)
+    }
+
+    endpoint_calls!(port, own stats);
     doorbell_calls!(port);
 }
 
@@ -382,7 +530,7 @@ impl Waitable for RawProducer {}
 
 impl fmt::Debug for RawProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (position, geometry) = (self.position, &self.geometry);
+        let (position, geometry) = (self.position(), &self.geometry);
         f.debug_struct("RawProducer").field("position", &position).field("at", geometry).finish()
     }
 }
