@@ -107,6 +107,8 @@ const TRIES_PER_LOOK: u32 = 64;
 const LOOK_AWAY: Duration = Duration::from_nanos(250);
 /// So many messages in a row, at least, are a stream.
 pub(crate) const STREAM: u64 = 4;
+/// After how many shorter runs it is tried whether there is a stream: at first, and at most.
+const PATIENCE: core::ops::Range<u32> = 64..65_536;
 
 /// How many PAUSEs make up [`LOOK_AWAY`]; the instruction's cost differs tenfold between processors.
 fn pauses_of_look_away() -> u32 {
@@ -269,6 +271,10 @@ pub struct Port {
     mode: WaitMode,
     outlives_peer: bool,
     tries: u32,
+    /// How many runs of messages were no stream since we last looked away.
+    in_step: u32,
+    /// How many of them are waited for.
+    patience: u32,
     asked_nanos: u64,
     epoch: u64,
     known: PeerState,
@@ -343,6 +349,8 @@ impl Port {
             mode: WaitMode::default(),
             outlives_peer: false,
             tries: 0,
+            in_step: 0,
+            patience: PATIENCE.start,
             asked_nanos: 0,
             epoch: link.peer_epoch(),
             known: PeerState::Unknown,
@@ -451,18 +459,33 @@ impl Port {
         true
     }
 
-    /// Leaves the lines alone for a moment: for a reader that has just caught up with a stream.
+    /// Leaves the lines alone for a moment if this end has caught up with a stream, `passed`
+    /// messages after it last did; true if it has, and the caller takes a fresh look.
     ///
-    /// A reader that polls the line which its writer is filling takes it away between two stores.
-    /// Off under [`WaitMode::Spin`]; part of the time that a wait spins before it sleeps. The
-    /// caller takes a fresh look afterwards.
+    /// A reader that polls the line which its writer is filling takes it away between two stores,
+    /// and its processor fetches the next ones ahead. Both ends then go in step, a message at a
+    /// time, at a fraction of the speed; that looks like a dialogue, so now and then it is tried
+    /// out, ever more seldom while nothing comes of it. Off under [`WaitMode::Spin`]; part of the
+    /// time that a wait spins before it sleeps.
     #[inline(never)]
-    pub(crate) fn look_away(&self) {
-        if self.mode != WaitMode::Spin {
-            for _ in 0..pauses_of_look_away() {
-                core::hint::spin_loop();
-            }
+    pub(crate) fn look_away(&mut self, passed: u64) -> bool {
+        if self.mode == WaitMode::Spin {
+            return false;
         }
+        if passed >= STREAM {
+            self.patience = PATIENCE.start;
+        } else {
+            self.in_step += 1;
+            if self.in_step < self.patience {
+                return false;
+            }
+            self.patience = (self.patience * 2).min(PATIENCE.end);
+        }
+        self.in_step = 0;
+        for _ in 0..pauses_of_look_away() {
+            core::hint::spin_loop();
+        }
+        true
     }
 
     /// Passes some time of `wait`; the caller looks again after `Ok`.

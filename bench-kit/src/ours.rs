@@ -12,7 +12,7 @@ use crate::words::{fill, sum};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use core::hint::spin_loop;
 use hugeshm::{
-    Consumer, PagePolicy, Producer, RecordConsumer, RecordProducer, RecvError, Segment,
+    Consumer, PagePolicy, Producer, RecordConsumer, RecordProducer, RecordRing, RecvError, Segment,
     SegmentBuilder, SendError, WaitMode,
 };
 
@@ -201,8 +201,13 @@ fn timed_typed_trip() -> Contest {
     })
 }
 
-fn record_ends(stage: &Stage, bytes: u64) -> Outcome<(RecordProducer, RecordConsumer)> {
-    let segment = segment(stage, |s| s.records("ping", bytes).records("pong", bytes))?;
+/// A record ring for writing in place: payloads begin with cache lines.
+pub(crate) fn lines(bytes: u64) -> RecordRing {
+    RecordRing::new(bytes).payload_align(64)
+}
+
+fn record_ends(stage: &Stage, ring: RecordRing) -> Outcome<(RecordProducer, RecordConsumer)> {
+    let segment = segment(stage, |s| s.records_of("ping", ring.clone()).records_of("pong", ring))?;
     let [out, back] = directions(stage);
     let (mut sender, mut receiver) =
         (segment.record_producer(out)?, segment.record_consumer(back)?);
@@ -215,7 +220,7 @@ fn record_ends(stage: &Stage, bytes: u64) -> Outcome<(RecordProducer, RecordCons
 pub fn record_trip(bytes: usize) -> Contest {
     let name = if bytes <= 64 { "record ring" } else { "record ring, copying" };
     ours(name, Unit::RoundTrip, move |stage| {
-        let (mut sender, mut receiver) = record_ends(stage, SMALL_RING)?;
+        let (mut sender, mut receiver) = record_ends(stage, RecordRing::new(SMALL_RING))?;
         let (mut message, mut answer) = (vec![0_u64; bytes / 8], vec![0_u64; bytes / 8]);
         let send = |number| {
             fill(&mut message, number);
@@ -234,7 +239,7 @@ pub fn record_trip(bytes: usize) -> Contest {
 /// A round trip of a record that is written and read where it lies.
 pub fn record_trip_in_place(bytes: usize) -> Contest {
     ours("record ring, in place", Unit::RoundTrip, move |stage| {
-        let (mut sender, mut receiver) = record_ends(stage, SMALL_RING)?;
+        let (mut sender, mut receiver) = record_ends(stage, lines(SMALL_RING))?;
         // SAFETY: the peer is the other half, this same program, which keeps to the protocol.
         unsafe { sender.trust_peer() };
         // SAFETY: as above.
@@ -410,7 +415,7 @@ pub fn record_batches(bytes: usize) -> Contest {
 pub fn record_stream_in_place(bytes: usize) -> Contest {
     let ring = ring_for(bytes);
     let contest = ours("record ring, in place", Unit::Stream(bytes as u64), move |stage| {
-        stream_in_place(stage, bytes, |s| s.records("ring", ring))
+        stream_in_place(stage, bytes, |s| s.records_of("ring", lines(ring)))
     });
     contest.lap(2 * ring / bytes as u64)
 }

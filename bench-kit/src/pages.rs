@@ -5,7 +5,7 @@
 //! the stream: a reader sees what huge pages buy here, and what they do not.
 
 use crate::contest::{Contest, Role, Suite, Unit};
-use crate::ours::stream_in_place;
+use crate::ours::{lines, stream_in_place};
 use hugeshm::pages::{self, MountOptions};
 use hugeshm::{BackingKind, Lifetime, PagePolicy, PageSize, Rung};
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ fn stream(name: &str, rung: Rung, kind: BackingKind, bytes: usize, ring: u64) ->
                     BackingKind::Memfd => Lifetime::WithHolders,
                     _ => Lifetime::Persistent,
                 })
-                .records("ring", ring)
+                .records_of("ring", lines(ring))
         })
     };
     Contest::new(name, Role::Ours, Unit::Stream(bytes as u64), halves, halves)

@@ -160,7 +160,17 @@ pub(crate) enum Header {
     /// The rest of the ring is skipped.
     Padding { span: u64 },
     /// A record.
-    Record { len: u64, payload: u64, span: u64 },
+    Record(Found),
+}
+
+/// A committed record, inside the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub len: u64,
+    /// The offset of the payload.
+    pub payload: u64,
+    /// How far the position moves.
+    pub span: u64,
 }
 
 impl RecordGeometry {
@@ -274,28 +284,27 @@ impl RecordGeometry {
         if next >= self.capacity { next - self.capacity } else { next }
     }
 
+    /// What [`decode`](Self::decode) says of a sound record; `None` for anything else.
+    #[inline(always)]
+    pub(crate) fn decode_record(&self, word: u64, offset: u64, window: u64) -> Option<Found> {
+        let len = word & LENGTH_MASK;
+        let payload = self.payload_of(offset);
+        let end = payload + Self::up(len, WORD);
+        let span = end - offset;
+        let sound = word & !LENGTH_MASK == COMMITTED && end <= self.capacity && span <= window;
+        sound.then_some(Found { len, payload, span })
+    }
+
     /// Reads the header word found at `offset`, with `window` bytes from there on that a
     /// producer may have committed.
-    #[inline(always)]
     pub(crate) fn decode(&self, word: u64, offset: u64, window: u64) -> Result<Header, Corruption> {
         if word == 0 {
             return Ok(Header::End);
         }
         if word & !LENGTH_MASK == COMMITTED {
-            let len = word & LENGTH_MASK;
-            let payload = self.payload_of(offset);
-            let end = payload + Self::up(len, WORD);
-            let span = end - offset;
-            if end > self.capacity || span > window {
-                return Err(Corruption::Length);
-            }
-            return Ok(Header::Record { len, payload, span });
+            let found = self.decode_record(word, offset, window);
+            return found.map(Header::Record).ok_or(Corruption::Length);
         }
-        self.decode_rare(word, offset, window)
-    }
-
-    #[cold]
-    fn decode_rare(&self, word: u64, offset: u64, window: u64) -> Result<Header, Corruption> {
         if word & !(LENGTH_MASK | PADDING) == COMMITTED {
             let span = self.capacity - offset;
             if word & LENGTH_MASK != span - WORD || offset == 0 || span > window {
@@ -434,7 +443,7 @@ mod tests {
                     let span = place.span - place.padding;
                     assert_eq!(
                         geometry.decode(record_word(len), place.header, capacity),
-                        Ok(Header::Record { len, payload: place.payload, span })
+                        Ok(Header::Record(Found { len, payload: place.payload, span }))
                     );
                     assert_eq!(
                         geometry.decode(record_word(len), place.header, span - 1),
@@ -454,7 +463,7 @@ mod tests {
             for high in bits.iter().flat_map(|a| bits.map(|b| a | b)) {
                 for len in (0..300).chain([LENGTH_MASK - 7, LENGTH_MASK]) {
                     match geometry.decode(high | len, offset, 248) {
-                        Ok(Header::Record { len, payload, span }) => {
+                        Ok(Header::Record(Found { len, payload, span })) => {
                             assert!(payload + len <= 256 && offset + span <= 256 && span > 0);
                         }
                         Ok(Header::Padding { span }) => assert_eq!(offset + span, 256),

@@ -7,9 +7,9 @@
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
-use crate::ring::position::{Header, RecordGeometry, check_released_at_attach};
+use crate::ring::position::{Found, Header, RecordGeometry, check_released_at_attach};
 use crate::view::{View, Word64};
-use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -43,12 +43,16 @@ pub struct RecordConsumer {
     port: Port,
 }
 
-/// A record found at the read position.
-#[derive(Clone, Copy)]
-struct Found {
-    len: usize,
-    payload: usize,
-    span: u64,
+/// The record at the read position: the one that is there, or one that `$look` has seen to.
+macro_rules! found_or {
+    ($consumer:expr, $look:expr) => {
+        loop {
+            match $consumer.find() {
+                Some(found) => break found,
+                None => $look,
+            }
+        }
+    };
 }
 
 impl RecordConsumer {
@@ -85,12 +89,9 @@ impl RecordConsumer {
     /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
     /// kernel is asked about the producer; an empty ring whose producer has left or died is then
     /// answered with `Closed` or `PeerDied`.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&mut self) -> Result<Record<'_>, RecvError> {
-        let found = match self.find() {
-            Err(RecvError::Empty) => self.still_empty()?,
-            found => found?,
-        };
+        let found = found_or!(self, self.look_for_record()?);
         Ok(Record { consumer: self, found })
     }
 
@@ -100,9 +101,9 @@ impl RecordConsumer {
     ///
     /// `Closed` and `PeerDied` when everything was read and the producer has left or died, see
     /// [`RecordConsumer::outlive_peer`]; a ring that never had a producer is waited for.
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self) -> Result<Record<'_>, RecvError> {
-        let found = self.find_until(|| None)?;
+        let found = found_or!(self, self.wait_for_record(|| None)?);
         Ok(Record { consumer: self, found })
     }
 
@@ -112,7 +113,7 @@ impl RecordConsumer {
     ///
     /// As [`RecordConsumer::read`], and `TimedOut`.
     pub fn read_deadline(&mut self, deadline: Instant) -> Result<Record<'_>, RecvError> {
-        let found = self.find_until(|| Some(deadline))?;
+        let found = found_or!(self, self.wait_for_record(|| Some(deadline))?);
         Ok(Record { consumer: self, found })
     }
 
@@ -122,7 +123,7 @@ impl RecordConsumer {
     ///
     /// As [`RecordConsumer::read`], and `TimedOut`.
     pub fn read_timeout(&mut self, timeout: Duration) -> Result<Record<'_>, RecvError> {
-        let found = self.find_until(|| deadline_after(timeout))?;
+        let found = found_or!(self, self.wait_for_record(|| deadline_after(timeout))?);
         Ok(Record { consumer: self, found })
     }
 
@@ -172,98 +173,102 @@ impl RecordConsumer {
         self.held
     }
 
+    /// Sees to it that there is a record at the read position, if there is one now.
     #[cold]
     #[inline(never)]
-    fn still_empty(&mut self) -> Result<Found, RecvError> {
+    fn look_for_record(&mut self) -> Result<(), RecvError> {
+        match self.look() {
+            Err(RecvError::Empty) => {}
+            done => return done,
+        }
         self.port.stats.empty();
         match self.port.tried_in_vain() {
             None => Err(RecvError::Empty),
             // Once more, now that the peer's end is known.
-            Some(end) => match self.find() {
+            Some(end) => match self.look() {
                 Err(RecvError::Empty) => Err(end.into()),
-                found => found,
+                done => done,
             },
         }
     }
 
-    #[inline(always)]
-    fn find_until(
-        &mut self,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<Found, RecvError> {
-        match self.find() {
-            Err(RecvError::Empty) => self.wait_for_record(deadline()),
-            found => found,
-        }
-    }
-
+    /// Waits until there is a record at the read position.
     #[cold]
     #[inline(never)]
-    fn wait_for_record(&mut self, deadline: Option<Instant>) -> Result<Found, RecvError> {
+    fn wait_for_record(
+        &mut self,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), RecvError> {
+        match self.look() {
+            Err(RecvError::Empty) => {}
+            done => return done,
+        }
         self.port.stats.empty();
-        let read = self.port.stats.messages().wrapping_add(self.held);
-        let streamed = read.wrapping_sub(self.caught_up_at) >= STREAM;
+        let read = self.port.stats.get().messages.wrapping_add(self.held);
+        let passed = read.wrapping_sub(self.caught_up_at);
         self.caught_up_at = read;
-        if streamed {
-            self.port.look_away();
-            match self.find() {
+        if self.port.look_away(passed) {
+            match self.look() {
                 Err(RecvError::Empty) => {}
-                found => return found,
+                done => return done,
             }
         }
-        let mut wait = Wait::until(deadline);
+        let mut wait = Wait::until(deadline());
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {
                 break Err(end.into());
             }
-            match self.find() {
+            match self.look() {
                 Err(RecvError::Empty) => {}
-                found => break found,
+                done => break done,
             }
         };
         self.port.settle(&wait);
         result
     }
 
-    /// C1: the record at the read position, behind a padding record if there is one.
+    /// C1: the record at the read position; `None` when there is none, or something else, or
+    /// this end can not be used.
     #[inline(always)]
-    fn find(&mut self) -> Result<Found, RecvError> {
+    fn find(&self) -> Option<Found> {
+        if !self.port.usable() {
+            return None;
+        }
+        let word = self.payload.load64(self.offset as usize, Acquire); // edge `commit`
+        self.geometry.decode_record(word, self.offset, self.window())
+    }
+
+    /// How many bytes from the read position on a producer may have committed.
+    #[inline(always)]
+    fn window(&self) -> u64 {
+        self.released + self.geometry.capacity() - WORD - self.position
+    }
+
+    /// Whether there is a record at the read position, behind a padding record if there is one.
+    fn look(&mut self) -> Result<(), RecvError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
         match self.header()? {
-            Header::Record { len, payload, span } => {
-                Ok(Found { len: len as usize, payload: payload as usize, span })
-            }
-            Header::End => Err(RecvError::Empty),
-            Header::Padding { span } => self.find_behind_padding(span),
+            Header::Record(_) => return Ok(()),
+            Header::End => return Err(RecvError::Empty),
+            Header::Padding { span } => self.position += span,
         }
-    }
-
-    /// A padding record ends the ring, so behind it comes offset 0, where none can be.
-    #[cold]
-    #[inline(never)]
-    fn find_behind_padding(&mut self, span: u64) -> Result<Found, RecvError> {
-        self.position += span;
+        // A padding record ends the ring, so behind it comes offset 0, where none can be.
         self.offset = 0;
         match self.header()? {
-            Header::Record { len, payload, span } => {
-                Ok(Found { len: len as usize, payload: payload as usize, span })
-            }
+            Header::Record(_) => Ok(()),
             // The producer commits a padding record only together with a record.
             Header::End | Header::Padding { .. } => Err(self.corrupt(Corruption::Padding)),
         }
     }
 
     /// Reads the header word at the read position once and checks it.
-    #[inline(always)]
     fn header(&mut self) -> Result<Header, RecvError> {
         let word = self.payload.load64(self.offset as usize, Acquire); // edge `commit`
-        let window = self.released + self.geometry.capacity() - WORD - self.position;
-        match self.geometry.decode(word, self.offset, window) {
-            Ok(header) => Ok(header),
-            Err(corruption) => Err(self.corrupt(corruption)),
-        }
+        self.geometry
+            .decode(word, self.offset, self.window())
+            .map_err(|corruption| self.corrupt(corruption))
     }
 
     /// Goes past the record at the read position.
@@ -272,11 +277,26 @@ impl RecordConsumer {
         self.position += found.span;
         self.offset = self.geometry.advance(self.offset, found.span);
         self.held += 1;
-        self.held_bytes += found.len as u64;
+        self.held_bytes += found.len;
+    }
+
+    /// C3 and C4 for the record at the read position and those held before it.
+    #[inline(always)]
+    fn deliver(&mut self, found: &Found) {
+        if self.held > 0 {
+            self.pass(found);
+            return self.release();
+        }
+        self.offset = self.geometry.advance(self.offset, found.span);
+        self.position += found.span;
+        self.released = self.position;
+        self.word.store(self.released, Release); // edge `release`
+        self.port.announce();
+        self.port.stats.passed(1, found.len);
     }
 
     /// C3 and C4, up to the read position.
-    #[inline(always)]
+    #[inline]
     fn release(&mut self) {
         self.released = self.position;
         self.word.store(self.released, Release); // edge `release`
@@ -341,7 +361,7 @@ impl RecordConsumer {
         loop {
             let word = self.payload.load64(offset as usize, Acquire);
             let span = match self.geometry.decode(word, offset, end - position) {
-                Ok(Header::Record { span, .. }) => {
+                Ok(Header::Record(Found { span, .. })) => {
                     count += 1;
                     span
                 }
@@ -369,14 +389,20 @@ pub struct Record<'a> {
 
 impl Record<'_> {
     /// The length in bytes.
-    #[inline]
+    #[inline(always)]
     pub fn len(&self) -> usize {
-        self.found.len
+        self.found.len as usize
+    }
+
+    /// Where its bytes begin in the ring.
+    #[inline]
+    fn payload(&self) -> usize {
+        self.found.payload as usize
     }
 
     /// Whether the record has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.found.len == 0
+        self.len() == 0
     }
 
     /// The position: unique in the ring's life, the same when the record is seen again.
@@ -393,25 +419,25 @@ impl Record<'_> {
     }
 
     /// Copies the record into `bytes`, as much as fits; how many bytes that were.
-    #[inline]
+    #[inline(always)]
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
         self.copy_from(0, bytes)
     }
 
     /// Copies the record from `offset` on into `bytes`, as much as there is and fits; how many
     /// bytes that were.
-    #[inline]
+    #[inline(always)]
     pub fn copy_from(&self, offset: usize, bytes: &mut [u8]) -> usize {
-        let count = bytes.len().min(self.found.len.saturating_sub(offset));
+        let count = bytes.len().min(self.len().saturating_sub(offset));
         if count > 0 {
-            self.consumer.payload.read(self.found.payload + offset, &mut bytes[..count]);
+            self.consumer.payload.read(self.payload() + offset, &mut bytes[..count]);
         }
         count
     }
 
     /// Copies the record into `bytes`, whose contents it replaces.
     pub fn copy_into(&self, bytes: &mut Vec<u8>) {
-        bytes.resize(self.found.len, 0);
+        bytes.resize(self.len(), 0);
         self.copy_to(bytes);
     }
 
@@ -424,13 +450,13 @@ impl Record<'_> {
 
     /// A `T` copied from `offset` in the record; `None` when it is not all there, or when the
     /// bytes are no valid `T`.
-    #[inline]
+    #[inline(always)]
     pub fn read_at<T: CheckedBitPattern>(&self, offset: usize) -> Option<T> {
         let end = offset.checked_add(size_of::<T>())?;
-        if end > self.found.len {
+        if end > self.len() {
             return None;
         }
-        self.consumer.payload.read_checked(self.found.payload + offset)
+        self.consumer.payload.read_checked(self.payload() + offset)
     }
 
     /// Hands copies of the record to `take`, piece by piece, in order; no piece is empty or
@@ -438,7 +464,7 @@ impl Record<'_> {
     pub fn for_each_chunk(&self, mut take: impl FnMut(&[u8])) {
         let mut piece = [0; 4096];
         let mut done = 0;
-        while done < self.found.len {
+        while done < self.len() {
             let count = self.copy_from(done, &mut piece);
             take(&piece[..count]);
             done += count;
@@ -463,12 +489,12 @@ impl Record<'_> {
     ///
     /// That of `write(2)`; a signal does not end it.
     pub fn write_from(&self, offset: usize, file: impl AsFd) -> io::Result<usize> {
-        let count = self.found.len.saturating_sub(offset);
+        let count = self.len().saturating_sub(offset);
         if count == 0 {
             return Ok(0);
         }
         let taken =
-            self.consumer.payload.write_to_fd(self.found.payload + offset, count, file.as_fd())?;
+            self.consumer.payload.write_to_fd(self.payload() + offset, count, file.as_fd())?;
         Ok(taken.min(count))
     }
 
@@ -480,7 +506,7 @@ impl Record<'_> {
     /// then. To go on after `EAGAIN`, use [`Record::write_from`].
     pub fn write_to(&self, file: impl AsFd) -> io::Result<()> {
         let mut done = 0;
-        while done < self.found.len {
+        while done < self.len() {
             match self.write_from(done, file.as_fd())? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 taken => done += taken,
@@ -490,6 +516,7 @@ impl Record<'_> {
     }
 
     /// The record's bytes, if the producer is trusted ([`RecordConsumer::trust_peer`]).
+    #[inline(always)]
     #[expect(unsafe_code, reason = "the caller of `trust_peer` vouches for the peer")]
     pub fn as_slice(&self) -> Option<&[u8]> {
         if !self.consumer.trusted {
@@ -497,20 +524,19 @@ impl Record<'_> {
         }
         // SAFETY: the record is committed and, while `self` lives, not released; `trust_peer` was
         // called, whose contract says that nobody writes into such a record.
-        Some(unsafe { self.consumer.payload.slice(self.found.payload, self.found.len) })
+        Some(unsafe { self.consumer.payload.slice(self.payload(), self.len()) })
     }
 
     /// Delivers the record, and those held before it: none of them is seen again.
-    #[inline]
+    #[inline(always)]
     pub fn release(self) {
-        self.consumer.pass(&self.found);
-        self.consumer.release();
+        self.consumer.deliver(&self.found);
     }
 
     /// Goes on to the next record and keeps this one in the ring until
     /// [`RecordConsumer::release_held`] or the release of a later one. If the process dies
     /// before, its successor sees it again.
-    #[inline]
+    #[inline(always)]
     pub fn hold(self) {
         self.consumer.pass(&self.found);
     }
@@ -522,7 +548,7 @@ impl Waits for RecordConsumer {
     }
 
     fn ready(&mut self) -> bool {
-        !matches!(self.find(), Err(RecvError::Empty))
+        self.look() != Err(RecvError::Empty)
     }
 }
 
@@ -537,7 +563,7 @@ impl fmt::Debug for RecordConsumer {
 
 impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (position, len) = (self.position(), self.found.len);
+        let (position, len) = (self.position(), self.len());
         f.debug_struct("Record").field("position", &position).field("len", &len).finish()
     }
 }

@@ -7,10 +7,11 @@ use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, SendError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{
-    Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word, record_word,
+    Found, Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word,
+    record_word,
 };
 use crate::view::{View, Word64};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -19,30 +20,54 @@ use std::time::Instant;
 /// The header word as positions count.
 const WORD: u64 = WORD_LEN as u64;
 
+/// The place for a record: the one that is known, or one that `$look` has seen to.
+macro_rules! place_or {
+    ($producer:expr, $len:expr, $staged:expr, $look:expr) => {
+        loop {
+            match $producer.place($len, $staged) {
+                Some(place) => break place,
+                None => $look,
+            }
+        }
+    };
+}
+pub(super) use place_or;
+
 /// The producing end of a record ring.
 ///
 /// There is one at a time. Dropping it leaves the ring to a successor, who goes on behind the
 /// last committed record.
 pub struct RecordProducer {
     geometry: RecordGeometry,
-    pub(super) position: u64,
-    offset: u64,
+    pub(super) at: At,
     limit: u64,
+    /// Of meaning while there is a [`Batch`], and a reservation that belongs to it.
     pub(super) staged: Staged,
     pub(super) trusted: bool,
     /// The length that was last refused for want of room.
     refused: usize,
+    /// The position at which a wait last found no room.
+    filled_at: u64,
     corruption: Option<Corruption>,
     pub(super) payload: View,
     released: Word64,
     pub(super) port: Port,
 }
 
+/// Where the next record goes: what each record changes, side by side in one line.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+pub(super) struct At {
+    pub(super) position: u64,
+    /// The position modulo the capacity.
+    offset: u64,
+}
+
 /// What is written and not yet visible.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Staged {
-    /// The first header word, held back: its offset and value.
-    first: Option<(usize, u64)>,
+    /// The first header word, held back; 0 = nothing is staged.
+    first: u64,
     /// How far the position will move.
     pub(super) span: u64,
     pub(super) records: u64,
@@ -61,12 +86,12 @@ impl RecordProducer {
         let word = control.find64(RELEASED).ok_or(AttachError::ReadOnly)?;
         Ok(Self {
             geometry,
-            position,
-            offset: position % geometry.capacity(),
+            at: At { position, offset: position % geometry.capacity() },
             limit: released + geometry.capacity(),
             staged: Staged::default(),
             trusted: false,
             refused: 0,
+            filled_at: position,
             corruption: None,
             payload,
             released: word,
@@ -84,10 +109,9 @@ impl RecordProducer {
     /// [`SendError::Full`] when there is no room; [`SendError::TooLarge`] when there never is.
     /// After many of the former, at least 50 ms apart, the kernel is asked about the consumer; a
     /// full ring whose consumer has left or died is then answered with `Closed` or `PeerDied`.
-    #[inline]
+    #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
-        self.staged = Staged::default();
-        let place = self.try_place(len)?;
+        let place = place_or!(self, len, 0, self.look_for_place(len, 0)?);
         Ok(Reservation::new(self, place, len, true))
     }
 
@@ -97,9 +121,9 @@ impl RecordProducer {
     ///
     /// `TooLarge`; `Closed` and `PeerDied` when the ring is full and its consumer has left or
     /// died, see [`RecordProducer::outlive_peer`]. A ring that never had a consumer is waited for.
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
-        let place = self.place_until(len, || None)?;
+        let place = place_or!(self, len, 0, self.wait_for_place(len, || None)?);
         Ok(Reservation::new(self, place, len, true))
     }
 
@@ -113,7 +137,7 @@ impl RecordProducer {
         len: usize,
         deadline: Instant,
     ) -> Result<Reservation<'_>, SendError> {
-        let place = self.place_until(len, || Some(deadline))?;
+        let place = place_or!(self, len, 0, self.wait_for_place(len, || Some(deadline))?);
         Ok(Reservation::new(self, place, len, true))
     }
 
@@ -127,7 +151,7 @@ impl RecordProducer {
         len: usize,
         timeout: Duration,
     ) -> Result<Reservation<'_>, SendError> {
-        let place = self.place_until(len, || deadline_after(timeout))?;
+        let place = place_or!(self, len, 0, self.wait_for_place(len, || deadline_after(timeout))?);
         Ok(Reservation::new(self, place, len, true))
     }
 
@@ -136,10 +160,9 @@ impl RecordProducer {
     /// # Errors
     ///
     /// As [`RecordProducer::try_reserve`].
-    #[inline]
+    #[inline(always)]
     pub fn try_push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.staged = Staged::default();
-        let place = self.try_place(bytes.len())?;
+        let place = place_or!(self, bytes.len(), 0, self.look_for_place(bytes.len(), 0)?);
         self.send(&place, bytes);
         Ok(())
     }
@@ -149,9 +172,9 @@ impl RecordProducer {
     /// # Errors
     ///
     /// As [`RecordProducer::reserve`].
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        let place = self.place_until(bytes.len(), || None)?;
+        let place = place_or!(self, bytes.len(), 0, self.wait_for_place(bytes.len(), || None)?);
         self.send(&place, bytes);
         Ok(())
     }
@@ -162,7 +185,8 @@ impl RecordProducer {
     ///
     /// As [`RecordProducer::reserve`], and `TimedOut`.
     pub fn push_deadline(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), SendError> {
-        let place = self.place_until(bytes.len(), || Some(deadline))?;
+        let place =
+            place_or!(self, bytes.len(), 0, self.wait_for_place(bytes.len(), || Some(deadline))?);
         self.send(&place, bytes);
         Ok(())
     }
@@ -173,7 +197,12 @@ impl RecordProducer {
     ///
     /// As [`RecordProducer::reserve`], and `TimedOut`.
     pub fn push_timeout(&mut self, bytes: &[u8], timeout: Duration) -> Result<(), SendError> {
-        let place = self.place_until(bytes.len(), || deadline_after(timeout))?;
+        let place = place_or!(
+            self,
+            bytes.len(),
+            0,
+            self.wait_for_place(bytes.len(), || deadline_after(timeout))?
+        );
         self.send(&place, bytes);
         Ok(())
     }
@@ -195,17 +224,23 @@ impl RecordProducer {
     #[inline(always)]
     pub(super) fn publish_one(&mut self, place: &Place, len: usize) {
         if place.padding > 0 {
-            self.stage(place, len);
-            return self.publish();
+            return self.publish_behind_padding(place, len);
         }
         let span = self.geometry.span_of(place, len as u64);
         let end = self.geometry.advance(place.header, span);
         self.payload.store64(end as usize, 0, Relaxed);
         self.payload.store64(place.header as usize, record_word(len as u64), Release); // edge `commit`
-        self.position += span;
-        self.offset = end;
+        self.at = At { position: self.at.position + span, offset: end };
         self.port.announce();
         self.port.stats.passed(1, len as u64);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn publish_behind_padding(&mut self, place: &Place, len: usize) {
+        self.staged = Staged::default();
+        self.stage(place, len);
+        self.publish();
     }
 
     /// A user header nobody sets is zero, not what an earlier record left.
@@ -217,56 +252,53 @@ impl RecordProducer {
         }
     }
 
-    #[inline(always)]
-    pub(super) fn try_place(&mut self, len: usize) -> Result<Place, SendError> {
-        match self.place(len) {
-            Err(SendError::Full) => self.still_full(len),
-            done => done,
-        }
-    }
-
+    /// Sees to it that a record of `len` bytes has a place, if there is one now.
     #[cold]
     #[inline(never)]
-    fn still_full(&mut self, len: usize) -> Result<Place, SendError> {
+    pub(super) fn look_for_place(&mut self, len: usize, staged: u64) -> Result<(), SendError> {
+        match self.look(len, staged) {
+            Err(SendError::Full) => {}
+            done => return done,
+        }
         self.port.stats.full();
         self.refused = len;
         match self.port.tried_in_vain() {
             None => Err(SendError::Full),
             // Once more, now that the peer's end is known.
-            Some(end) => match self.place(len) {
+            Some(end) => match self.look(len, staged) {
                 Err(SendError::Full) => Err(end.into()),
                 done => done,
             },
         }
     }
 
-    #[inline(always)]
-    fn place_until(
-        &mut self,
-        len: usize,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<Place, SendError> {
-        self.staged = Staged::default();
-        match self.place(len) {
-            Err(SendError::Full) => self.wait_for_place(len, deadline()),
-            done => done,
-        }
-    }
-
+    /// Waits until a record of `len` bytes has a place.
     #[cold]
     #[inline(never)]
     fn wait_for_place(
         &mut self,
         len: usize,
-        deadline: Option<Instant>,
-    ) -> Result<Place, SendError> {
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), SendError> {
+        match self.look(len, 0) {
+            Err(SendError::Full) => {}
+            done => return done,
+        }
         self.port.stats.full();
-        let mut wait = Wait::until(deadline);
+        let half = self.at.position - self.filled_at >= self.geometry.capacity() / 2;
+        self.filled_at = self.at.position;
+        if self.port.look_away(if half { STREAM } else { 1 }) {
+            match self.look(len, 0) {
+                Err(SendError::Full) => {}
+                done => return done,
+            }
+        }
+        let mut wait = Wait::until(deadline());
         let result = loop {
             if let Err(end) = self.port.wait(&mut wait) {
                 break Err(end.into());
             }
-            match self.place(len) {
+            match self.look(len, 0) {
                 Err(SendError::Full) => {}
                 done => break done,
             }
@@ -275,9 +307,25 @@ impl RecordProducer {
         result
     }
 
-    /// P1: where a record of `len` bytes goes, behind what is staged.
+    /// P1: where a record of `len` bytes goes, behind `staged` bytes of a batch; `None` when no
+    /// place is known, or this end can not be used.
+    ///
+    /// The answer stays in registers. As part of a `Result` with an error of many bytes it went
+    /// through memory, and a load that waits for a store waits for all stores before it, into
+    /// lines that the consumer has.
     #[inline(always)]
-    fn place(&mut self, len: usize) -> Result<Place, SendError> {
+    pub(super) fn place(&self, len: usize, staged: u64) -> Option<Place> {
+        if !self.port.usable() || len as u64 > self.geometry.len_max() {
+            return None;
+        }
+        let offset = self.geometry.advance(self.at.offset, staged);
+        let place = self.geometry.place(offset, len as u64);
+        let end = self.at.position + staged + place.span + WORD;
+        (end <= self.limit).then_some(place)
+    }
+
+    /// Whether a record of `len` bytes has a place, and if not, why.
+    fn look(&mut self, len: usize, staged: u64) -> Result<(), SendError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
@@ -285,33 +333,25 @@ impl RecordProducer {
         if len as u64 > max {
             return Err(SendError::TooLarge { len, max: max as usize });
         }
-        let offset = self.geometry.advance(self.offset, self.staged.span);
-        let place = self.geometry.place(offset, len as u64);
-        let end = self.position + self.staged.span + place.span + WORD;
-        if end > self.limit {
+        if self.place(len, staged).is_none() {
             self.look_for_room()?;
-            if end > self.limit {
-                return Err(SendError::Full);
-            }
         }
-        Ok(place)
+        if self.place(len, staged).is_some() { Ok(()) } else { Err(SendError::Full) }
     }
 
     /// Asks the consumer's line.
-    #[cold]
-    #[inline(never)]
     fn look_for_room(&mut self) -> Result<(), SendError> {
         let released = self.released.load(Acquire); // edge `release`
-        match limit_from(released, self.position, self.geometry.capacity() - WORD, WORD) {
+        match limit_from(released, self.at.position, self.geometry.capacity() - WORD, WORD) {
             Ok(limit) => self.limit = limit + WORD,
             Err(corruption) => return Err(self.corrupt(corruption)),
         }
-        self.port.stats.high_water(self.position - released);
+        self.port.stats.high_water(self.at.position - released);
         Ok(())
     }
 
     /// P3: the record at `place` is written, `len` bytes of it count.
-    #[inline]
+    #[inline(always)]
     pub(super) fn stage(&mut self, place: &Place, len: usize) {
         if place.padding > 0 {
             let offset = self.geometry.capacity() - place.padding;
@@ -323,29 +363,30 @@ impl RecordProducer {
         self.staged.bytes += len as u64;
     }
 
-    #[inline]
+    #[inline(always)]
     fn stage_word(&mut self, offset: u64, word: u64) {
-        match self.staged.first {
-            None => self.staged.first = Some((offset as usize, word)),
+        if self.staged.first == 0 {
+            debug_assert_eq!(offset, self.at.offset, "a batch begins where the ring ends");
+            self.staged.first = word;
+        } else {
             // Not seen before the first header word, whose release store covers it.
-            Some(_) => self.payload.store64(offset as usize, word, Relaxed),
+            self.payload.store64(offset as usize, word, Relaxed);
         }
     }
 
     /// P4 to P6: makes visible what is staged.
     #[inline]
     pub(super) fn publish(&mut self) {
-        let staged = core::mem::take(&mut self.staged);
-        let Some((first, word)) = staged.first else {
+        let Staged { first, span, records, bytes } = self.staged;
+        if first == 0 {
             return;
-        };
-        let end = self.geometry.advance(self.offset, staged.span);
+        }
+        let end = self.geometry.advance(self.at.offset, span);
         self.payload.store64(end as usize, 0, Relaxed);
-        self.payload.store64(first, word, Release); // edge `commit`
-        self.position += staged.span;
-        self.offset = end;
+        self.payload.store64(self.at.offset as usize, first, Release); // edge `commit`
+        self.at = At { position: self.at.position + span, offset: end };
         self.port.announce();
-        self.port.stats.passed(staged.records, staged.bytes);
+        self.port.stats.passed(records, bytes);
     }
 
     #[cold]
@@ -389,13 +430,13 @@ impl RecordProducer {
 
     /// The position of the next record, in bytes since the ring was made.
     pub fn position(&self) -> u64 {
-        self.position
+        self.at.position
     }
 
     /// How many bytes wait to be received, headers included, as far as the consumer's line tells.
     pub fn len(&self) -> u64 {
         let released = self.released.load(Relaxed);
-        self.position.saturating_sub(released).min(self.geometry.capacity())
+        self.at.position.saturating_sub(released).min(self.geometry.capacity())
     }
 
     /// Whether no record waits.
@@ -420,7 +461,7 @@ fn committed_end(
         let word = payload.load64(offset as usize, Acquire); // edge `commit`
         let span = match geometry.decode(word, offset, end - position)? {
             Header::End => return Ok(position),
-            Header::Padding { span } | Header::Record { span, .. } => span,
+            Header::Padding { span } | Header::Record(Found { span, .. }) => span,
         };
         position += span;
         offset = geometry.advance(offset, span);
@@ -433,8 +474,7 @@ impl Waits for RecordProducer {
     }
 
     fn ready(&mut self) -> bool {
-        self.staged = Staged::default();
-        self.place(self.refused).map(drop) != Err(SendError::Full)
+        self.look(self.refused, 0) != Err(SendError::Full)
     }
 }
 
@@ -442,7 +482,7 @@ impl Waitable for RecordProducer {}
 
 impl fmt::Debug for RecordProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (position, geometry) = (self.position, &self.geometry);
+        let (position, geometry) = (self.at.position, &self.geometry);
         f.debug_struct("RecordProducer").field("position", &position).field("at", geometry).finish()
     }
 }

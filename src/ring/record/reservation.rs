@@ -3,7 +3,7 @@
 //! Committing consumes the value; dropping it gives the room back, since nothing
 //! was stored that a consumer looks at.
 
-use super::producer::RecordProducer;
+use super::producer::{RecordProducer, place_or};
 use crate::ring::error::SendError;
 use crate::ring::layout::WORD_LEN;
 use crate::ring::position::Place;
@@ -12,6 +12,8 @@ use std::io;
 use std::os::fd::AsFd;
 
 /// Room for one record, not yet visible. Dropping it gives the room back.
+// The short calls are inlined so that it can stay in registers: where it goes through memory, the
+// next record waits until all stores into this one have reached their lines.
 #[must_use = "a reservation that is not committed sends nothing"]
 pub struct Reservation<'a> {
     producer: &'a mut RecordProducer,
@@ -22,7 +24,7 @@ pub struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(
         producer: &'a mut RecordProducer,
         place: Place,
@@ -34,6 +36,7 @@ impl<'a> Reservation<'a> {
     }
 
     /// The length reserved, in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -46,7 +49,8 @@ impl<'a> Reservation<'a> {
     /// The position the record will have; behind its padding, if it has any.
     pub fn position(&self) -> u64 {
         let producer = &*self.producer;
-        producer.position + producer.staged.span + self.place.padding
+        let staged = if self.alone { 0 } else { producer.staged.span };
+        producer.at.position + staged + self.place.padding
     }
 
     /// Copies `bytes` to `offset` in the record.
@@ -55,7 +59,7 @@ impl<'a> Reservation<'a> {
     ///
     /// [`SendError::TooLarge`] when they would reach beyond what was reserved; nothing is
     /// written then.
-    #[inline]
+    #[inline(always)]
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> Result<(), SendError> {
         let end = offset.saturating_add(bytes.len());
         if end > self.len {
@@ -102,6 +106,7 @@ impl<'a> Reservation<'a> {
     /// The record's bytes, if the consumer is trusted ([`RecordProducer::trust_peer`]).
     ///
     /// They hold what was in the ring before.
+    #[inline(always)]
     #[expect(unsafe_code, reason = "the caller of `trust_peer` vouches for the peer")]
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
         if !self.producer.trusted {
@@ -114,14 +119,14 @@ impl<'a> Reservation<'a> {
     }
 
     /// Sends the record (in a batch: when the batch is committed).
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) {
         let len = self.len;
         self.finish(len);
     }
 
     /// Sends the first `len` bytes of the record, or all of it if it is not longer.
-    #[inline]
+    #[inline(always)]
     pub fn commit_len(self, len: usize) {
         let len = len.min(self.len);
         self.finish(len);
@@ -133,7 +138,7 @@ impl<'a> Reservation<'a> {
         self.finish(len);
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish(self, len: usize) {
         if self.alone {
             self.producer.publish_one(&self.place, len);
@@ -170,9 +175,11 @@ impl Batch<'_> {
     ///
     /// [`SendError::Full`] when there is no room now, `TooLarge` when the record alone never
     /// fits; what was added before stays in the batch.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        let place = self.producer.try_place(bytes.len())?;
+        let (producer, len) = (&mut *self.producer, bytes.len());
+        let staged = producer.staged.span;
+        let place = place_or!(producer, len, staged, producer.look_for_place(len, staged)?);
         self.producer.clear_user_header(&place);
         self.producer.payload.write(place.payload as usize, bytes);
         self.producer.stage(&place, bytes.len());
@@ -184,9 +191,11 @@ impl Batch<'_> {
     /// # Errors
     ///
     /// As [`Batch::push`].
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
-        let place = self.producer.try_place(len)?;
+        let producer = &mut *self.producer;
+        let staged = producer.staged.span;
+        let place = place_or!(producer, len, staged, producer.look_for_place(len, staged)?);
         Ok(Reservation::new(self.producer, place, len, false))
     }
 

@@ -9,7 +9,7 @@ use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
 use crate::stats::Stats;
 use crate::view::{Slot, SlotCursor, Word64};
-use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::time::Duration;
@@ -149,10 +149,9 @@ impl RawConsumer {
         deadline: Option<Instant>,
     ) -> Result<(), RecvError> {
         self.port.stats.empty();
-        let streamed = self.position - self.caught_up_at >= STREAM;
+        let passed = self.position - self.caught_up_at;
         self.caught_up_at = self.position;
-        if streamed {
-            self.port.look_away();
+        if self.port.look_away(passed) {
             match self.poll() {
                 Err(RecvError::Empty) => {}
                 done => return done,

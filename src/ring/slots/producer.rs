@@ -259,10 +259,9 @@ impl RawProducer {
         self.port.stats.full();
         let position = self.position();
         // What a lying peer makes of our position is a matter of speed alone.
-        let streamed = position.wrapping_sub(self.filled_at) >= STREAM;
+        let passed = position.wrapping_sub(self.filled_at);
         self.filled_at = position;
-        if streamed {
-            self.port.look_away();
+        if self.port.look_away(passed) {
             match self.room() {
                 Err(SendError::Full) => {}
                 done => return done.map(drop),
