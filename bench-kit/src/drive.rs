@@ -40,6 +40,41 @@ pub fn ping_pong(
     }
 }
 
+/// The calling half of calls: each answer must be its request, which has equal words.
+///
+/// # Errors
+///
+/// Those of `call`; or if a wrong answer came back.
+pub fn call_all<const WORDS: usize>(
+    stage: &Stage,
+    mut call: impl FnMut([u64; WORDS]) -> Outcome<[u64; WORDS]>,
+) -> Outcome {
+    let mut number = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count {
+            number += 1;
+            if call([number; WORDS])? != [number; WORDS] {
+                return Err("a wrong answer came back".into());
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The serving half of calls.
+///
+/// # Errors
+///
+/// Those of `serve`.
+pub fn serve_all(stage: &Stage, mut serve: impl FnMut() -> Outcome) -> Outcome {
+    stage.run(|count| {
+        for _ in 0..count {
+            serve()?;
+        }
+        Ok(())
+    })
+}
+
 /// Round trips, each with its time.
 ///
 /// # Errors

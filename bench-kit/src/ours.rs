@@ -45,14 +45,15 @@ pub fn round_trips(suite: &mut Suite) {
     let line = "rt-8/one shared line";
     suite.table("rt-8", "Round trip, 8 B", line);
     suite.add(limits::one_line()).add(limits::two_lines());
+    suite.add(cell_trip::<1>()).add(cell_trip::<7>()).add(duplex_trip::<1>());
     suite.add(typed_trip::<1>(WaitMode::Spin)).add(record_trip(8));
     suite.table("rt-64", "Round trip, 64 B", line);
     suite.add(limits::message_trip::<8>());
-    suite.add(typed_trip::<8>(WaitMode::Spin)).add(record_trip(64));
+    suite.add(typed_trip::<8>(WaitMode::Spin)).add(record_trip(64)).add(duplex_trip::<8>());
     suite.table("rt-4k", "Round trip, 4 KiB", "rt-4k/raw 4096 B + flag each way");
     suite.add(limits::message_trip::<512>());
     suite.add(record_trip_in_place(4096)).add(record_trip(4096));
-    suite.add(typed_trip::<512>(WaitMode::Spin));
+    suite.add(typed_trip::<512>(WaitMode::Spin)).add(duplex_trip::<512>());
 }
 
 /// Streams of messages from 8 bytes to 1 MiB.
@@ -191,6 +192,42 @@ where
             stage.count("wakes", sender.stats().wakes);
         }
         Ok(())
+    })
+}
+
+/// A request and its answer in one line; both have `WORDS` words.
+pub fn cell_trip<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    ours(format!("call cell, {} B", WORDS * 8), Unit::RoundTrip, |stage| {
+        let segment = segment(stage, |s| s.call::<[u64; WORDS], [u64; WORDS]>("cell"))?;
+        if stage.side() == Side::First {
+            let mut caller = segment.caller::<[u64; WORDS], [u64; WORDS]>("cell")?;
+            caller.wait_mode(WaitMode::Spin);
+            return drive::call_all(stage, |request| Ok(caller.call(request)?));
+        }
+        let mut server = segment.server::<[u64; WORDS], [u64; WORDS]>("cell")?;
+        server.wait_mode(WaitMode::Spin);
+        drive::serve_all(stage, || Ok(server.serve_one(|request| request)?))
+    })
+}
+
+/// Requests and answers of `WORDS` words through a duplex channel, one under way at a time.
+pub fn duplex_trip<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    ours("duplex channel", Unit::RoundTrip, |stage| {
+        let segment = segment(stage, |s| s.duplex::<[u64; WORDS], [u64; WORDS]>("duplex", 64))?;
+        if stage.side() == Side::First {
+            let mut caller = segment.duplex_caller::<[u64; WORDS], [u64; WORDS]>("duplex")?;
+            caller.wait_mode(WaitMode::Spin);
+            return drive::call_all(stage, |request| Ok(caller.call(request)?));
+        }
+        let mut server = segment.duplex_server::<[u64; WORDS], [u64; WORDS]>("duplex")?;
+        server.wait_mode(WaitMode::Spin);
+        drive::serve_all(stage, || Ok(server.serve_one(|request| request)?))
     })
 }
 
