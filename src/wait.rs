@@ -41,6 +41,12 @@
 //! its word, fences once and only then loads sleep words; so either it sees S1 or
 //! S sees its word.
 //!
+//! The barrier interrupts the peer's processor, which costs as much as waking it.
+//! So an end that has just woken its peer, and will probably have to again, fences
+//! for its next messages: it stores 0 with release, so whoever reads that sees all
+//! that was published without a fence; and goes back as it attached, by storing 1
+//! and fencing once.
+//!
 //! # Memory ordering
 //!
 //! | edge | release side | acquire side | what becomes visible |
@@ -74,7 +80,7 @@ use crate::stats::StatsWriter;
 use crate::sys::{futex, membarrier};
 use crate::view::{View, Word32};
 use core::fmt;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU64, compiler_fence, fence};
 use core::time::Duration;
 use nix::errno::Errno;
@@ -131,6 +137,10 @@ fn pauses_of_look_away() -> u32 {
 
 /// The word in an end's line that says "I do not fence".
 const UNFENCED: u64 = 1;
+/// For how many messages an end fences after it has woken its peer.
+const FENCES_AFTER_WAKE: u32 = 64;
+/// An end that can not leave its fences to the sleeper.
+const FENCES_ALWAYS: u32 = u32::MAX;
 
 /// How an endpoint passes the time while it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -263,7 +273,8 @@ pub struct Port {
     /// Hot: compared with `forks` in each call. `u64::MAX` after the ring was found corrupt.
     born: u64,
     forks: &'static AtomicU64,
-    fences: bool,
+    /// For how many messages to come this end fences by itself.
+    fences: u32,
     peer_sleep: Word32,
     control: View,
     words: WaitWords,
@@ -341,7 +352,7 @@ impl Port {
         Some(Self {
             born: forks.load(Relaxed),
             forks,
-            fences: !unfenced,
+            fences: if unfenced { 0 } else { FENCES_ALWAYS },
             peer_sleep,
             control,
             words,
@@ -409,10 +420,9 @@ impl Port {
     /// Wakes the peer if it sleeps (R2 to R5); called behind each publication.
     #[inline(always)]
     pub(crate) fn announce(&mut self) {
-        if self.fences {
-            fence(SeqCst); // edge `doze`
-        } else {
-            compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
+        compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
+        if self.fences > 0 {
+            self.fence(); // edge `doze`: or we do
         }
         if self.peer_sleep.word().load(Relaxed) != 0 {
             self.ring();
@@ -435,9 +445,28 @@ impl Port {
     }
 
     #[cold]
+    fn fence(&mut self) {
+        fence(SeqCst);
+        if self.fences != FENCES_ALWAYS {
+            self.fences -= 1;
+            if self.fences == 0 {
+                self.control.store64(self.words.own_unfenced, UNFENCED, Relaxed);
+                fence(SeqCst); // as at attach
+            }
+        }
+    }
+
+    #[cold]
     fn ring(&mut self) {
-        if self.wake_peer() {
-            self.stats.wakes();
+        if !self.wake_peer() {
+            return;
+        }
+        self.stats.wakes();
+        if self.fences == 0 {
+            self.control.store64(self.words.own_unfenced, 0, Release);
+        }
+        if self.fences != FENCES_ALWAYS {
+            self.fences = FENCES_AFTER_WAKE;
         }
     }
 
@@ -550,8 +579,7 @@ impl Port {
         #[cfg(test)]
         crate::view::steps::stored();
         fence(SeqCst); // edges `doze`, `cancel`
-        let peer_unfenced = self.control.load64(self.words.peer_unfenced, Relaxed) != 0;
-        let refused = peer_unfenced && membarrier::barrier().is_err();
+        let refused = self.peer_is_unfenced() && membarrier::barrier().is_err();
         wait.phase = Phase::Announced { refused };
         if self.link.peer_left() {
             self.ask(wait);

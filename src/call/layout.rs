@@ -9,8 +9,8 @@
 //!
 //! | offset | bytes | word | written by |
 //! |---|---|---|---|
-//! | 0 | 8 | caller unfenced: 1 = it leaves its fences to the sleeper's barrier | caller, at attach |
-//! | 128 | 8 | server unfenced | server, at attach |
+//! | 0 | 8 | caller unfenced: 1 = it leaves its fences to the sleeper's barrier | caller, at attach and around wakes |
+//! | 128 | 8 | server unfenced | server, likewise |
 //! | 136 | 56 | journal: the request that is being answered | server |
 //! | 256 | 4 | server sleep: 1 = asleep, or about to be | server; exchanged with 0 by the caller |
 //! | 384 | 4 | caller sleep | caller; exchanged with 0 by the server |

@@ -11,9 +11,9 @@
 //! | offset | bytes | word | written by |
 //! |---|---|---|---|
 //! | 0 | 8 | reserved (position hint), written as zero | producer |
-//! | 8 | 8 | producer unfenced: 1 = it leaves its fences to the sleeper's barrier | producer, at attach |
+//! | 8 | 8 | producer unfenced: 1 = it leaves its fences to the sleeper's barrier | producer, at attach and around wakes |
 //! | 128 | 8 | released: all before this position is delivered | consumer |
-//! | 136 | 8 | consumer unfenced | consumer, at attach |
+//! | 136 | 8 | consumer unfenced | consumer, likewise |
 //! | 256 | 4 | consumer sleep: 1 = asleep on this word, or about to be; 2 = in `poll` | consumer; exchanged with 0 by the producer |
 //! | 384 | 4 | producer sleep | producer; exchanged with 0 by the consumer |
 //!

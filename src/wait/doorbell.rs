@@ -37,7 +37,7 @@ use crate::peer::PeerState;
 use crate::sys::{fifo, futex, membarrier};
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -300,7 +300,7 @@ impl Port {
 
     /// Whether S2 takes a barrier in the peer's process.
     pub(super) fn peer_is_unfenced(&self) -> bool {
-        self.control.load64(self.words.peer_unfenced, Relaxed) != 0
+        self.control.load64(self.words.peer_unfenced, Acquire) != 0
     }
 
     /// Whether there is a reason to ask before the slice is over.
