@@ -366,165 +366,203 @@ impl View {
         self.writable.then(|| Word32 { word, view: self.clone() })
     }
 
-    /// A cursor over the first `length` bytes as slots of `stride` bytes: a word each, and what
-    /// follows it.
+    /// A cursor over the first `count` blocks of `shape`.
     ///
-    /// `None` if they are not all inside the window, `stride` is no multiple of 8 or zero,
-    /// `length` no multiple of `stride`, or this process may not write here.
-    pub(crate) fn slots(&self, length: usize, stride: usize) -> Option<SlotCursor> {
-        let sound = self.writable
-            && stride >= 8
-            && stride.is_multiple_of(8)
-            && length >= stride
-            && length.is_multiple_of(stride)
-            && length <= self.len;
-        sound.then(|| SlotCursor {
-            place: SlotPlace { offset: 0 },
-            last: length - stride,
-            stride,
+    /// `None` if they are not all inside the window, there is none, the shape is not sound, or
+    /// this process may not write here.
+    pub(crate) fn blocks(&self, shape: BlockShape, count: u64) -> Option<BlockCursor> {
+        let length = usize::try_from(count).ok()?.checked_mul(shape.bytes)?;
+        let sound = self.writable && shape.is_sound() && count > 0 && length <= self.len;
+        sound.then(|| BlockCursor {
+            place: BlockPlace { offset: 0, lap: 0 },
+            last: length - shape.bytes,
+            shape,
             view: self.clone(),
         })
     }
 }
 
-/// A place in memory that is divided into slots of one size, each a word followed by bytes.
+/// How a block is divided: a word, then messages of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockShape {
+    /// The offset of the first message, a multiple of 8 and at least 8.
+    pub first: usize,
+    /// The distance of two messages, a multiple of 8.
+    pub stride: usize,
+    /// The number of messages.
+    pub count: usize,
+    /// The length of the block, a multiple of 8.
+    pub bytes: usize,
+}
+
+impl BlockShape {
+    /// Whether the word and all messages lie inside the block, at multiples of 8.
+    fn is_sound(&self) -> bool {
+        let aligned = [self.first, self.stride, self.bytes].iter().all(|n| n.is_multiple_of(8));
+        let messages = self.stride.checked_mul(self.count);
+        let end = messages.and_then(|messages| messages.checked_add(self.first));
+        aligned && self.first >= 8 && end.is_some_and(|end| end <= self.bytes)
+    }
+}
+
+/// A place in memory that is divided into blocks, each a word followed by messages.
 ///
-/// Invariants: `place.offset <= last`, both are multiples of `stride`, which is a multiple of 8
-/// and at least 8; `last + stride <= view.len()`; the view is writable.
+/// Invariants: the shape is sound; `place.offset <= last`, both are multiples of `shape.bytes`;
+/// `last + shape.bytes <= view.len()`; the view is writable.
 #[derive(Debug)]
-pub(crate) struct SlotCursor {
-    place: SlotPlace,
-    /// The offset of the last slot.
+pub(crate) struct BlockCursor {
+    place: BlockPlace,
+    /// The offset of the last block.
     last: usize,
-    stride: usize,
+    shape: BlockShape,
     view: View,
 }
 
-/// Where one slot of a [`SlotCursor`] begins.
+/// Where one block of a [`BlockCursor`] begins, and how often the end was passed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SlotPlace {
+pub(crate) struct BlockPlace {
     offset: usize,
+    lap: u64,
 }
 
-/// One slot of a [`SlotCursor`].
+/// One block of a [`BlockCursor`].
 ///
-/// Invariant: `base` is 8-aligned and `stride` bytes from there on lie inside the borrowed memory.
-pub(crate) struct Slot<'a> {
+/// Invariants: `base` is 8-aligned and `shape.bytes` bytes from there on lie inside the borrowed,
+/// writable memory; the shape is sound.
+pub(crate) struct Block<'a> {
     base: NonNull<u8>,
-    stride: usize,
-    slots: core::marker::PhantomData<&'a SlotCursor>,
+    /// A copy, which the compiler need not load anew behind each store to shared memory.
+    shape: BlockShape,
+    blocks: core::marker::PhantomData<&'a BlockCursor>,
 }
 
-/// The slots from a cursor's place on, round and round.
+/// One message of a [`Block`].
 ///
-/// Invariant: `place.offset <= cursor.last`, a multiple of its stride.
-pub(crate) struct SlotWalk<'a> {
-    place: SlotPlace,
-    cursor: &'a SlotCursor,
+/// Invariant: `base` is 8-aligned and `room` bytes from there on lie inside the borrowed, writable
+/// memory.
+pub(crate) struct Message<'a> {
+    base: *mut u8,
+    room: usize,
+    block: core::marker::PhantomData<&'a Block<'a>>,
 }
 
-impl SlotCursor {
-    /// The slot at `place`, which keeps the invariant of the cursor's own place.
+/// The blocks from a cursor's place on, round and round.
+///
+/// Invariant: `place.offset <= cursor.last`, a multiple of the block's length.
+pub(crate) struct BlockWalk<'a> {
+    place: BlockPlace,
+    cursor: &'a BlockCursor,
+}
+
+impl BlockCursor {
+    /// The block at `place`, which keeps the invariant of the cursor's own place.
     #[inline(always)]
-    fn slot_at(&self, place: SlotPlace) -> Slot<'_> {
+    fn block_at(&self, place: BlockPlace) -> Block<'_> {
         debug_assert!(place.offset <= self.last);
-        // SAFETY: `offset <= last` keeps the slot inside the window by the invariant of the cursor.
+        // SAFETY: `offset <= last` keeps the block inside the window by the invariant of the cursor.
         let base = unsafe { self.view.base.add(place.offset) };
-        Slot { base, stride: self.stride, slots: core::marker::PhantomData }
+        Block { base, shape: self.shape, blocks: core::marker::PhantomData }
     }
 
     /// The place behind `place`.
     #[inline(always)]
-    fn behind(&self, place: SlotPlace) -> SlotPlace {
-        SlotPlace { offset: if place.offset == self.last { 0 } else { place.offset + self.stride } }
+    fn behind(&self, place: BlockPlace) -> BlockPlace {
+        if place.offset == self.last {
+            BlockPlace { offset: 0, lap: place.lap + 1 }
+        } else {
+            BlockPlace { offset: place.offset + self.shape.bytes, lap: place.lap }
+        }
     }
 
-    /// The slot at the cursor.
+    /// The block at the cursor.
     #[inline(always)]
-    pub(crate) fn slot(&self) -> Slot<'_> {
-        self.slot_at(self.place)
+    pub(crate) fn block(&self) -> Block<'_> {
+        self.block_at(self.place)
     }
 
-    /// Moves on by one slot.
+    /// How often the cursor has passed the end.
+    #[inline(always)]
+    pub(crate) fn lap(&self) -> u64 {
+        self.place.lap
+    }
+
+    /// Moves to a place that a walk of this cursor has come to.
+    #[inline(always)]
+    pub(crate) fn go(&mut self, place: BlockPlace) {
+        assert!(place.offset <= self.last, "a place of another cursor");
+        self.place = place;
+    }
+
+    /// Moves on by one block.
     #[inline(always)]
     pub(crate) fn advance(&mut self) {
         self.place = self.behind(self.place);
     }
 
-    /// The slots from the cursor on.
+    /// The blocks from the cursor on.
     #[inline(always)]
-    pub(crate) fn walk(&self) -> SlotWalk<'_> {
-        SlotWalk { place: self.place, cursor: self }
+    pub(crate) fn walk(&self) -> BlockWalk<'_> {
+        BlockWalk { place: self.place, cursor: self }
     }
 
-    /// Moves on by `count` slots, at most once around.
-    #[inline(always)]
-    pub(crate) fn skip(&mut self, count: usize) {
-        let length = self.last + self.stride;
-        let distance = count.checked_mul(self.stride).filter(|&distance| distance <= length);
-        let next = self.place.offset + distance.expect("at most once around the ring");
-        // Multiples of the stride below twice the length: one turn back brings them inside.
-        self.place.offset = if next >= length { next - length } else { next };
-    }
-
-    /// How many slots there are from the cursor to the next slot whose number is a multiple of 2
-    /// to the power of `log2`, or to the end. The stride must be a power of two.
-    #[inline(always)]
-    pub(crate) fn until_multiple(&self, log2: u32) -> usize {
-        debug_assert!(self.stride.is_power_of_two());
-        let group = self.stride << log2;
-        let to_multiple = group - (self.place.offset & (group - 1));
-        let to_end = self.last - self.place.offset + self.stride;
-        to_multiple.min(to_end) >> self.stride.trailing_zeros()
-    }
-
-    /// Moves to slot number `index`, counted round and round; divides, for slow paths only.
+    /// Moves to block number `index`, counted round and round; divides, for slow paths only.
     pub(crate) fn seek(&mut self, index: u64) {
         self.place = self.place_of(index);
     }
 
-    fn place_of(&self, index: u64) -> SlotPlace {
-        let count = (self.last / self.stride + 1) as u64;
-        SlotPlace { offset: (index % count) as usize * self.stride }
+    fn place_of(&self, index: u64) -> BlockPlace {
+        let count = (self.last / self.shape.bytes + 1) as u64;
+        let offset = (index % count) as usize * self.shape.bytes;
+        BlockPlace { offset, lap: index / count }
     }
 
-    /// Slot number `index`, counted round and round; divides, for slow paths only.
-    pub(crate) fn slot_of(&self, index: u64) -> Slot<'_> {
-        self.slot_at(self.place_of(index))
+    /// The blocks from block number `index` on; divides, for slow paths only.
+    pub(crate) fn walk_from(&self, index: u64) -> BlockWalk<'_> {
+        BlockWalk { place: self.place_of(index), cursor: self }
     }
 }
 
-impl<'a> SlotWalk<'a> {
-    /// The next slot.
+impl<'a> BlockWalk<'a> {
+    /// Moves on by one block.
     #[inline(always)]
-    pub(crate) fn step(&mut self) -> Slot<'a> {
-        let slot = self.cursor.slot_at(self.place);
+    pub(crate) fn step(&mut self) {
         self.place = self.cursor.behind(self.place);
-        slot
     }
 
-    /// The slot that [`step`](Self::step) would give.
+    /// The block at this place.
     #[inline(always)]
-    pub(crate) fn slot(&self) -> Slot<'a> {
-        self.cursor.slot_at(self.place)
+    pub(crate) fn block(&self) -> Block<'a> {
+        self.cursor.block_at(self.place)
+    }
+
+    /// How often the end was passed on the way here.
+    #[inline(always)]
+    pub(crate) fn lap(&self) -> u64 {
+        self.place.lap
+    }
+
+    /// This place, for [`BlockCursor::go`].
+    #[inline(always)]
+    pub(crate) fn place(&self) -> BlockPlace {
+        self.place
     }
 }
 
-impl Slot<'_> {
+impl<'a> Block<'a> {
     #[inline(always)]
     fn word(&self) -> &AtomicU64 {
-        // SAFETY: the invariant of `Slot`: aligned and inside memory that is mapped while it is
+        // SAFETY: the invariant of `Block`: aligned and inside memory that is mapped while it is
         // borrowed; words are only accessed as atomics or by the copy routine of this file.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast()) }
     }
 
-    /// Loads the slot's word once.
+    /// Loads the block's word once.
     #[inline(always)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         self.word().load(order)
     }
 
-    /// Stores the slot's word. Tests may stop the world behind each such store.
+    /// Stores the block's word. Tests may stop the world behind each such store.
     #[inline(always)]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         self.word().store(value, order);
@@ -532,21 +570,45 @@ impl Slot<'_> {
         steps::stored();
     }
 
-    /// The address of the slot's bytes, of which `len` are used.
+    /// Whether the messages begin in a line behind the word's.
     #[inline(always)]
-    fn bytes(&self, len: usize) -> *mut u8 {
-        assert!(len <= self.stride - 8, "message larger than its slot");
-        self.base.as_ptr().wrapping_add(8)
+    pub(crate) fn is_spread(&self) -> bool {
+        self.shape.first > 8
     }
 
-    /// Copies `bytes` behind the word.
+    /// Message number `index`.
+    #[inline(always)]
+    pub(crate) fn message(&self, index: usize) -> Message<'a> {
+        let shape = self.shape;
+        assert!(index < shape.count, "message outside its block");
+        // Inside the block, since the shape is sound and the index was checked.
+        let base = self.base.as_ptr().wrapping_add(shape.first + index * shape.stride);
+        Message { base, room: shape.stride, block: core::marker::PhantomData }
+    }
+}
+
+impl Message<'_> {
+    /// The address of the message's bytes, of which `len` are used.
+    #[inline(always)]
+    fn bytes(&self, len: usize) -> *mut u8 {
+        assert!(len <= self.room, "message larger than its slot");
+        self.base
+    }
+
+    /// Makes the first line of the message this processor's own, by writing to it.
+    #[inline(always)]
+    pub(crate) fn touch(&self) {
+        self.write(&[0; 8]);
+    }
+
+    /// Copies `bytes` into the message.
     #[inline(always)]
     pub(crate) fn write(&self, bytes: &[u8]) {
         let target = self.bytes(bytes.len());
         #[cfg(test)]
         if steps::watched() {
             for (index, byte) in bytes.iter().enumerate() {
-                // SAFETY: `index < bytes.len()`, which `bytes` above found to fit the slot.
+                // SAFETY: `index < bytes.len()`, which `bytes` above found to fit the message.
                 unsafe { copy_in(core::ptr::from_ref(byte), target.wrapping_add(index), 1) };
                 if index % 8 == 7 {
                     steps::stored();
@@ -555,29 +617,29 @@ impl Slot<'_> {
             steps::stored();
             return;
         }
-        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        // SAFETY: messages are 8-aligned.
         unsafe { core::hint::assert_unchecked(target.addr() & 7 == 0) };
-        // SAFETY: `bytes` checked that the target fits into the writable slot; the source is a
+        // SAFETY: `bytes` checked that the target fits into the writable message; the source is a
         // slice of that length, which cannot overlap mapped memory.
         unsafe { copy_in(bytes.as_ptr(), target, bytes.len()) }
     }
 
-    /// Copies the first bytes behind the word into `bytes`.
+    /// Copies the first bytes of the message into `bytes`.
     #[inline(always)]
     pub(crate) fn read(&self, bytes: &mut [u8]) {
         let source = self.bytes(bytes.len());
-        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        // SAFETY: messages are 8-aligned.
         unsafe { core::hint::assert_unchecked(source.addr() & 7 == 0) };
-        // SAFETY: `bytes` checked that the source range is inside the slot; the destination is an
-        // exclusive slice of that length, which cannot overlap mapped memory.
+        // SAFETY: `bytes` checked that the source range is inside the message; the destination is
+        // an exclusive slice of that length, which cannot overlap mapped memory.
         unsafe { copy_out(source, bytes.as_mut_ptr(), bytes.len()) }
     }
 
-    /// Copies a `T` out of the bytes behind the word; `None` if they are no valid `T`.
+    /// Copies a `T` out of the first bytes of the message; `None` if they are no valid `T`.
     #[inline(always)]
     pub(crate) fn read_checked<T: bytemuck::CheckedBitPattern>(&self) -> Option<T> {
         let source = self.bytes(size_of::<T>());
-        // SAFETY: the slot is 8-aligned, and so is what follows its word.
+        // SAFETY: messages are 8-aligned.
         unsafe { core::hint::assert_unchecked(source.addr() & 7 == 0) };
         // SAFETY: `bytes` checked that `size_of::<T>()` bytes are readable from there.
         unsafe { checked_copy(source) }

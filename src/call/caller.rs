@@ -5,7 +5,7 @@
 use super::endpoint::{AttachError, CALLER_WORDS, FIRST_LOOKS, Parts};
 use super::layout::{BAD_HEADER, HEADER, Lengths, State, next};
 use crate::outcome::CallError;
-use crate::view::SlotCursor;
+use crate::view::BlockCursor;
 use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -38,7 +38,7 @@ pub struct Caller<Req, Resp> {
     sequence: u64,
     phase: Phase,
     corruption: Option<&'static str>,
-    line: SlotCursor,
+    line: BlockCursor,
     port: Port,
     types: PhantomData<fn(Req) -> Resp>,
 }
@@ -202,8 +202,8 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
         self.sequence = next(self.sequence);
         self.phase = Phase::Own;
         let word = self.lengths.word(self.sequence, State::Request);
-        let line = self.line.slot();
-        line.write(bytes_of(request));
+        let line = self.line.block();
+        line.message(0).write(bytes_of(request));
         line.store(word, Release); // edge `request`
         self.port.announce();
         self.port.stats.passed(1, size_of::<Req>() as u64);
@@ -234,7 +234,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let word = self.line.slot().load(Acquire); // edge `answer`
+        let word = self.line.block().load(Acquire); // edge `answer`
         if word == self.lengths.word(self.sequence, State::Answer) {
             return Ok(true);
         }
@@ -263,7 +263,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
     #[inline]
     fn take(&mut self) -> Result<Resp, CallError> {
         self.phase = Phase::Free;
-        let answer = self.line.slot().read_checked();
+        let answer = self.line.block().message(0).read_checked();
         answer.ok_or(CallError::InvalidValue { sequence: self.sequence })
     }
 
@@ -359,6 +359,6 @@ impl<Req, Resp> fmt::Debug for Caller<Req, Resp> {
 impl<Req, Resp> Caller<Req, Resp> {
     /// Goes on with another line, as if a peer had made it out of this one.
     pub(super) fn adopt(&mut self, payload: crate::view::View) {
-        self.line = payload.slots(super::layout::LINE_LEN, super::layout::LINE_LEN).unwrap();
+        self.line = payload.blocks(super::endpoint::LINE, 1).unwrap();
     }
 }

@@ -1,12 +1,12 @@
 //! What both ends of a call cell are made from.
 
 use super::layout::{
-    ALIGN, CALLER_SLEEP, CALLER_UNFENCED, CONTROL_LEN, LINE_LEN, PAYLOAD_LEN, SERVER_SLEEP,
-    SERVER_UNFENCED,
+    ALIGN, BYTES, BYTES_MAX, CALLER_SLEEP, CALLER_UNFENCED, CONTROL_LEN, LINE_LEN, PAYLOAD_LEN,
+    SERVER_SLEEP, SERVER_UNFENCED,
 };
 use crate::error::{Error, ErrorKind};
 use crate::stats::StatsWriter;
-use crate::view::{SlotCursor, View};
+use crate::view::{BlockCursor, BlockShape, View};
 use crate::wait::{Link, Port, WaitWords};
 
 /// What the segment hands to a new end: its windows, its statistics, its claim.
@@ -39,6 +39,10 @@ pub(super) const SERVER_WORDS: WaitWords = WaitWords {
     peer_unfenced: CALLER_UNFENCED,
 };
 
+/// The line: its header word, and one message.
+pub(super) const LINE: BlockShape =
+    BlockShape { first: BYTES, stride: BYTES_MAX, count: 1, bytes: LINE_LEN };
+
 impl Parts {
     /// Checks that both windows may be written, are aligned and have the room they need.
     pub(super) fn check(&self) -> Result<(), AttachError> {
@@ -52,14 +56,14 @@ impl Parts {
         if sound { Ok(()) } else { Err(AttachError::Geometry) }
     }
 
-    /// Control words, the line as a slot, and the port made from the rest.
+    /// Control words, the line as a block, and the port made from the rest.
     pub(super) fn into_port(
         self,
         words: WaitWords,
-    ) -> Result<(View, SlotCursor, Port), AttachError> {
+    ) -> Result<(View, BlockCursor, Port), AttachError> {
         let port = Port::new(self.control.clone(), words, self.link, self.stats)
             .ok_or(AttachError::ReadOnly)?;
-        let line = self.payload.slots(LINE_LEN, LINE_LEN).ok_or(AttachError::Geometry)?;
+        let line = self.payload.blocks(LINE, 1).ok_or(AttachError::Geometry)?;
         Ok((self.control, line, port))
     }
 }

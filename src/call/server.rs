@@ -7,7 +7,7 @@ use super::layout::{
     BAD_HEADER, BYTES, BYTES_MAX, HEADER, JOURNAL, Lengths, State, next, previous,
 };
 use crate::outcome::ServeError;
-use crate::view::{SlotCursor, View};
+use crate::view::{BlockCursor, View};
 use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -32,7 +32,7 @@ pub struct Server<Req, Resp> {
     left: u64,
     corruption: Option<&'static str>,
     control: View,
-    line: SlotCursor,
+    line: BlockCursor,
     port: Port,
     types: PhantomData<fn(Req) -> Resp>,
 }
@@ -244,7 +244,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let word = self.line.slot().load(Acquire); // edge `request`
+        let word = self.line.block().load(Acquire); // edge `request`
         if word == self.expected {
             Ok(true)
         } else if word == self.left {
@@ -258,7 +258,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline]
     fn take(&mut self) -> Result<Req, ServeError> {
         self.keep();
-        match self.line.slot().read_checked() {
+        match self.line.block().message(0).read_checked() {
             Some(request) => Ok(request),
             None => Err(self.refuse_invalid()),
         }
@@ -279,7 +279,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline(always)]
     fn keep_bytes(&self, len: usize) {
         let mut bytes = [0; BYTES_MAX];
-        self.line.slot().read(&mut bytes[..len]);
+        self.line.block().message(0).read(&mut bytes[..len]);
         self.control.write(JOURNAL, &bytes[..len]);
     }
 
@@ -290,10 +290,10 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
             return Err(self.refusal());
         }
         let answering = self.lengths.word(self.sequence, State::Answering);
-        let line = self.line.slot();
+        let line = self.line.block();
         line.store(answering, Release); // edge `journal`
         fence(Release); // edge `torn`
-        line.write(bytes_of(answer));
+        line.message(0).write(bytes_of(answer));
         self.end_call(State::Answer);
         self.port.stats.passed(1, size_of::<Resp>() as u64);
         Ok(())
@@ -303,7 +303,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[inline]
     fn end_call(&mut self, state: State) {
         self.left = self.lengths.word(self.sequence, state);
-        self.line.slot().store(self.left, Release); // edge `answer`
+        self.line.block().store(self.left, Release); // edge `answer`
         self.sequence = next(self.sequence);
         self.expected = self.lengths.word(self.sequence, State::Request);
         self.port.announce();

@@ -15,7 +15,7 @@ use core::fmt;
 pub enum Corruption {
     /// The consumer's released position is not one that it can have reached.
     Released,
-    /// A slot's stamp is neither of this lap nor of the one before.
+    /// A block's header word is neither of this lap nor of the one before.
     Stamp,
     /// A record's header has bits that no producer sets.
     Header,
@@ -31,7 +31,7 @@ impl Corruption {
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Released => "the released position is impossible",
-            Self::Stamp => "a slot's stamp is impossible",
+            Self::Stamp => "a block's header word is impossible",
             Self::Header => "a record's header has undefined bits",
             Self::UnknownFeature => "a record's header has a feature unknown to this version",
             Self::Length => "a record's length leads out of the ring",

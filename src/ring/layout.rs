@@ -17,12 +17,17 @@
 //! | 256 | 4 | consumer sleep: 1 = asleep on this word, or about to be; 2 = in `poll` | consumer; exchanged with 0 by the producer |
 //! | 384 | 4 | producer sleep | producer; exchanged with 0 by the consumer |
 //!
-//! Payload of a typed ring: `capacity` slots of `stride` bytes.
+//! Payload of a typed ring: blocks, each a header word and some messages that lie
+//! `stride` bytes apart, a multiple of 8. Where `stride` is a multiple of 64, the
+//! word has a line of its own, and 512 / stride messages follow it, but at least
+//! one; else they follow the word at once: 56 / stride of them, but at least one,
+//! and a block ends with a line. With n messages in a block there are (capacity +
+//! n - 1) / n blocks, rounded up.
 //!
-//! | offset in slot | bytes | |
+//! | offset in block | bytes | |
 //! |---|---|---|
-//! | 0 | 8 | stamp: position + 1 of the message in it, 0 = none |
-//! | 8 | stride - 8 | the message, zero or more bytes unused behind it |
+//! | 0 | 8 | header word: bits 4-63 lap + 1, bits 0-3 how many messages of this lap it holds; 0 = none of any |
+//! | 8 or 64 | stride each | the messages, zero or more bytes unused behind each |
 //!
 //! Payload of a record ring: `capacity` bytes, records back to back, each 8-aligned.
 //!
@@ -61,7 +66,7 @@ const _: () = {
     assert!(CONTROL_LEN == 4 * CONTROL_ALIGN);
 };
 
-/// The length of a slot's stamp and of a record's header word.
+/// The length of a record's header word.
 pub(crate) const WORD_LEN: usize = 8;
 
 /// The record is there.
@@ -79,5 +84,7 @@ pub(crate) const CAPACITY_MAX: u64 = 1 << 47;
 /// No position is ever beyond this: at one message per picosecond it is 53 days away, at one
 /// per nanosecond 146 years.
 pub(crate) const POSITION_MAX: u64 = 1 << 62;
+/// The same for positions that count messages: 18 years at one per nanosecond. Laps have 60 bits.
+pub(crate) const MESSAGES_MAX: u64 = 1 << 59;
 /// The largest alignment of payloads, and the largest user header, in bytes.
 pub(crate) const PAYLOAD_ALIGN_MAX: u64 = 4096;

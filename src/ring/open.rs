@@ -382,7 +382,7 @@ pub(super) fn slot_geometry(object: &ObjectHandle, size: usize) -> Result<SlotGe
     usize::try_from(raw.stride)
         .ok()
         .and_then(|stride| SlotGeometry::with_stride(size, stride, raw.capacity))
-        .filter(|_| raw.type_size < raw.stride)
+        .filter(|_| raw.type_size <= raw.stride)
         .ok_or_else(|| AttachError::Geometry.of(&object.entry.name))
 }
 

@@ -10,55 +10,41 @@ use super::layout::{
     CAPACITY_MAX, COMMITTED, EXTENDED, LENGTH_MASK, PADDING, PAYLOAD_ALIGN_MAX, POSITION_MAX,
     WORD_LEN,
 };
+pub(crate) use crate::segment::progress::{block_count, block_shape, count_in, header_word};
 use crate::size::align_up;
+use crate::view::BlockShape;
 
 /// The length of a header word, as a position counts.
 const WORD: u64 = WORD_LEN as u64;
 
-/// The bytes of a cache line.
-const LINE: u64 = 64;
-
-/// A typed ring: slots of one stride.
+/// A typed ring: messages of one size in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotGeometry {
     size: usize,
-    stride: usize,
+    shape: BlockShape,
     capacity: u64,
+    blocks: u64,
     bytes: usize,
 }
 
 impl SlotGeometry {
-    /// `capacity` slots for messages of `size` bytes; `None` if there is no slot or they would
-    /// not fit into the address space.
-    ///
-    /// Slots begin where cache lines do, or share one with whole slots: a message costs a
-    /// transfer for each line that it touches.
+    /// A ring for `capacity` messages of `size` bytes; `None` if it has none or they would not
+    /// fit into the address space.
     pub(crate) fn new(size: usize, capacity: u64) -> Option<Self> {
-        let stride = align_up(size as u64, WORD)?.checked_add(WORD)?;
-        let stride = match stride {
-            ..=LINE => stride.next_power_of_two(),
-            _ => stride.checked_next_multiple_of(LINE)?,
-        };
-        Self::with_stride(size, usize::try_from(stride).ok()?, capacity)
+        Self::with_stride(size, size.max(1).checked_next_multiple_of(WORD_LEN)?, capacity)
     }
 
-    /// How many slots share a cache line, as a power of two: the exponent. 0 where a slot has
-    /// lines of its own, or does not keep to lines.
-    #[inline]
-    pub(crate) fn slots_in_line_log2(&self) -> u32 {
-        let shares = self.stride.is_power_of_two() && self.stride < LINE as usize;
-        if shares { LINE.trailing_zeros() - self.stride.trailing_zeros() } else { 0 }
-    }
-
-    /// `capacity` slots of `stride` bytes, of whose messages the first `size` bytes are used.
+    /// A ring for `capacity` messages that lie `stride` bytes apart, of which the first `size`
+    /// bytes are used.
     pub(crate) fn with_stride(size: usize, stride: usize, capacity: u64) -> Option<Self> {
-        let fits = stride.is_multiple_of(WORD_LEN) && stride > 0 && size <= stride - WORD_LEN;
-        if !fits || capacity == 0 || capacity > CAPACITY_MAX {
+        let shape = block_shape(stride)?;
+        if size > stride || capacity == 0 || capacity > CAPACITY_MAX {
             return None;
         }
-        let bytes = usize::try_from(capacity).ok()?.checked_mul(stride)?;
+        let blocks = block_count(capacity, &shape);
+        let bytes = usize::try_from(blocks).ok()?.checked_mul(shape.bytes)?;
         isize::try_from(bytes).ok()?;
-        Some(Self { size, stride, capacity, bytes })
+        Some(Self { size, shape, capacity, blocks, bytes })
     }
 
     /// The bytes of a message that are used.
@@ -67,38 +53,61 @@ impl SlotGeometry {
         self.size
     }
 
-    /// The distance of two slots in bytes.
+    /// The distance of two messages in bytes.
     #[inline]
     pub(crate) fn stride(&self) -> usize {
-        self.stride
+        self.shape.stride
     }
 
-    /// The number of slots.
+    /// How a block is divided.
+    #[inline]
+    pub(crate) fn shape(&self) -> BlockShape {
+        self.shape
+    }
+
+    /// How many messages a block holds.
+    #[inline]
+    pub(crate) fn per_block(&self) -> u64 {
+        self.shape.count as u64
+    }
+
+    /// The number of blocks.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// How many messages may wait.
     #[inline]
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// The length of all slots together.
+    /// The length of all blocks together.
     #[inline]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }
 
-pub(crate) use crate::segment::progress::stamp_of;
-
-/// Checks a stamp that is not the awaited one: `Ok` if the slot is merely not written yet.
-pub(crate) const fn check_old_stamp(
-    stamp: u64,
-    position: u64,
-    capacity: u64,
+/// Checks a header word in which message `index` of lap `lap` is not counted: `Ok` if it is merely
+/// not written yet.
+pub(crate) const fn check_unfilled(
+    word: u64,
+    lap: u64,
+    index: u64,
+    per_block: u64,
 ) -> Result<(), Corruption> {
-    let lap_before = match stamp_of(position).checked_sub(capacity) {
-        Some(stamp) => stamp,
-        None => 0,
+    let sound = match count_in(word, lap) {
+        Some(count) => index > 0 && count == index,
+        None => {
+            let before = match lap.checked_sub(1) {
+                Some(before) => header_word(before, per_block),
+                None => 0,
+            };
+            index == 0 && (word == 0 || word == before)
+        }
     };
-    if stamp == 0 || stamp == lap_before { Ok(()) } else { Err(Corruption::Stamp) }
+    if sound { Ok(()) } else { Err(Corruption::Stamp) }
 }
 
 /// Checks a released position read at attach, when nothing private is known yet.
@@ -335,35 +344,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_of_any_size_and_capacity_lie_side_by_side() {
-        for size in 0..40 {
+    fn messages_of_any_size_and_capacity_have_room() {
+        for size in (0..200).chain([504, 512, 4096, 5000]) {
             for capacity in 1..20 {
                 let geometry = SlotGeometry::new(size, capacity).unwrap();
-                assert!(geometry.stride() >= size + 8 && geometry.stride().is_multiple_of(8));
-                assert_eq!(geometry.bytes(), geometry.stride() * capacity as usize);
+                assert!(geometry.stride() >= size && geometry.stride().is_multiple_of(8));
+                let slots = geometry.blocks() * geometry.per_block();
+                assert!(slots > capacity || geometry.per_block() == 1 || capacity == 1);
+                assert!(slots >= capacity + geometry.per_block() - 1);
+                assert_eq!(geometry.bytes(), geometry.shape().bytes * geometry.blocks() as usize);
             }
         }
     }
 
     #[test]
-    fn impossible_slots_are_refused() {
+    fn impossible_rings_of_slots_are_refused() {
         assert!(SlotGeometry::new(8, 0).is_none());
         assert!(SlotGeometry::new(8, u64::MAX).is_none());
         assert!(SlotGeometry::new(usize::MAX, 1).is_none());
         assert!(SlotGeometry::new(1 << 40, 1 << 40).is_none());
-        assert!(SlotGeometry::with_stride(9, 16, 4).is_none());
+        assert!(SlotGeometry::with_stride(17, 16, 4).is_none());
         assert!(SlotGeometry::with_stride(0, 0, 4).is_none());
         assert!(SlotGeometry::with_stride(4, 20, 4).is_none());
         assert!(SlotGeometry::with_stride(5, 64, 4).is_some());
     }
 
     #[test]
-    fn a_stamp_is_fresh_old_or_corrupt() {
-        for capacity in 1..9 {
-            for position in 0..40 {
-                for stamp in (0..60).filter(|stamp| *stamp != stamp_of(position)) {
-                    let old = stamp == 0 || stamp + capacity == position + 1;
-                    assert_eq!(check_old_stamp(stamp, position, capacity).is_ok(), old);
+    fn a_header_word_counts_a_message_or_is_old_or_corrupt() {
+        for per_block in 1..9 {
+            for lap in 0..5 {
+                for index in 0..per_block {
+                    for word in 0..120 {
+                        let counted = count_in(word, lap).is_some_and(|count| count > index);
+                        let empty = word == 0 && index == 0;
+                        let before = lap > 0 && index == 0;
+                        let old = before && word == header_word(lap - 1, per_block);
+                        let filling = index > 0 && word == header_word(lap, index);
+                        let unfilled = check_unfilled(word, lap, index, per_block).is_ok();
+                        assert_eq!(unfilled, empty || old || filling);
+                        assert!(!(counted && unfilled));
+                    }
                 }
             }
         }

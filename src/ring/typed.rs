@@ -12,7 +12,7 @@ use super::error::{AttachError, RecvError, SendError};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
 use crate::stats::Stats;
-use crate::view::Slot;
+use crate::view::Message;
 use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
@@ -197,7 +197,7 @@ pub struct Consumer<T> {
 }
 
 #[inline]
-fn value<T: CheckedBitPattern>(slot: &Slot<'_>) -> Option<T> {
+fn value<T: CheckedBitPattern>(slot: &Message<'_>) -> Option<T> {
     slot.read_checked()
 }
 
@@ -324,7 +324,7 @@ impl<T: CheckedBitPattern> Consumer<T> {
         self.raw.position()
     }
 
-    /// How many messages wait. Looks into about log2(capacity) slots.
+    /// How many messages wait. Looks at a header word for each few of them.
     pub fn lag(&self) -> u64 {
         self.raw.lag()
     }

@@ -1,21 +1,59 @@
-//! How far a typed ring has come, as an observer sees it.
+//! How a typed ring is divided, and how far it has come, as an observer sees it.
 //!
 //! The ends of a typed ring store no counters: the consumer's released position
-//! and the stamps in the slots say how many messages were ever sent and
-//! received. This file knows the two words that it takes, and `ring` takes them
-//! from here. Everything is read while both ends may go on, and may be a lie:
-//! the answer is a number, never an access outside.
+//! and the header words of the blocks say how many messages were ever sent and
+//! received. This file knows these words, and `ring` takes them from here.
+//! Everything is read while both ends may go on, and may be a lie: the answer is
+//! a number, never an access outside.
 
-use crate::view::View;
+use crate::view::{BlockShape, View};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 /// Where a ring's control words hold the consumer's released position.
 pub(crate) const RELEASED: usize = 128;
 
-/// The stamp of the message at `position`, at the beginning of its slot.
+/// The bytes of a cache line.
+const LINE: usize = 64;
+/// What a line has room for behind its header word.
+const ROOM: usize = LINE - 8;
+/// About how many bytes of messages share a header word that has a line of its own.
+const SHARED: usize = 512;
+/// The bits of a header word that count messages.
+const COUNT_BITS: u32 = 4;
+
+/// The block of a ring whose messages lie `stride` bytes apart; `None` if none has that stride.
+///
+/// Up to 7 small messages share a line with their header word. A larger one has lines of its own
+/// and the header word in front of it, unless that took one more line: then up to 8 messages
+/// share a header word in the line before them.
+pub(crate) const fn block_shape(stride: usize) -> Option<BlockShape> {
+    if stride == 0 || !stride.is_multiple_of(8) || stride > isize::MAX as usize - 2 * LINE {
+        return None;
+    }
+    if stride.is_multiple_of(LINE) {
+        let count = if stride < SHARED { SHARED / stride } else { 1 };
+        return Some(BlockShape { first: LINE, stride, count, bytes: LINE + count * stride });
+    }
+    let count = if stride <= ROOM { ROOM / stride } else { 1 };
+    Some(BlockShape { first: 8, stride, count, bytes: (8 + stride).next_multiple_of(LINE) })
+}
+
+/// How many blocks a ring of `capacity` messages has: enough for a producer who enters a block
+/// only when all of it was received.
+pub(crate) const fn block_count(capacity: u64, shape: &BlockShape) -> u64 {
+    capacity.saturating_add(shape.count as u64 - 1).div_ceil(shape.count as u64)
+}
+
+/// The header word of a block that holds its first `count` messages of lap `lap`.
 #[inline]
-pub(crate) const fn stamp_of(position: u64) -> u64 {
-    position + 1
+pub(crate) const fn header_word(lap: u64, count: u64) -> u64 {
+    ((lap + 1) << COUNT_BITS) | count
+}
+
+/// How many messages of lap `lap` a header word counts; `None` if it is not of that lap.
+#[inline(always)]
+pub(crate) const fn count_in(word: u64, lap: u64) -> Option<u64> {
+    if word >> COUNT_BITS == lap + 1 { Some(word & ((1 << COUNT_BITS) - 1)) } else { None }
 }
 
 /// How many messages passed each end.
@@ -25,64 +63,86 @@ pub(crate) struct Progress {
     pub received: u64,
 }
 
-/// Looks into about log2(capacity) slots; `None` where the windows hold no such ring.
-pub(crate) fn of_slots(
+/// Looks into about log2(capacity) blocks; `None` where the windows hold no such ring.
+pub(crate) fn of_ring(
     words: &View,
     payload: &View,
     stride: u64,
     capacity: u64,
 ) -> Option<Progress> {
-    let sound = words.len() >= RELEASED + 8
-        && stride >= 8
-        && stride.is_multiple_of(8)
-        && stride.checked_mul(capacity)? <= payload.len() as u64;
-    if !sound {
+    let shape = block_shape(usize::try_from(stride).ok()?)?;
+    let (count, blocks) = (shape.count as u64, block_count(capacity, &shape));
+    let bytes = blocks.checked_mul(shape.bytes as u64)?;
+    if words.len() < RELEASED + 8 || capacity == 0 || bytes > payload.len() as u64 {
         return None;
     }
     let received = words.load64(RELEASED, Acquire);
-    received.checked_add(capacity)?.checked_add(1)?;
-    // Slots behind us are written anew while we look: a stamp of a later lap was this one once.
-    let sent = |ahead: u64| {
-        let position = received + ahead;
-        payload.load64((position % capacity * stride) as usize, Relaxed) >= stamp_of(position)
+    let first = received / count;
+    received.checked_add(capacity)?;
+    first.checked_add(blocks)?.checked_mul(count)?;
+    // Blocks behind us are written anew while we look: one of a later lap was full in this one.
+    let filled = |ahead: u64| {
+        let block = first + ahead;
+        let word = payload.load64((block % blocks) as usize * shape.bytes, Relaxed);
+        let lap = block / blocks;
+        match (word >> COUNT_BITS).checked_sub(lap + 1) {
+            None => 0,
+            Some(0) => (word & ((1 << COUNT_BITS) - 1)).min(count),
+            Some(_) => count,
+        }
     };
-    let (mut low, mut high) = (0, capacity);
+    let (mut low, mut high) = (0, blocks);
     while low < high {
         let middle = low + (high - low) / 2;
-        if sent(middle) {
+        if filled(middle) > 0 {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    Some(Progress { sent: received + low, received })
+    let sent = low.checked_sub(1).map_or(received, |last| (first + last) * count + filled(last));
+    Some(Progress { sent: sent.clamp(received, received + capacity), received })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ring(released: u64, stamps: &[u64]) -> (View, View) {
-        let (words, payload) = (View::heap(512), View::heap(16 * stamps.len()));
-        words.store64(RELEASED, released, Relaxed);
-        for (slot, stamp) in stamps.iter().enumerate() {
-            payload.store64(slot * 16, *stamp, Relaxed);
+    #[test]
+    fn every_shape_is_sound_and_wastes_little() {
+        for stride in (0..5000).step_by(4) {
+            let Some(shape) = block_shape(stride) else {
+                assert!(stride % 8 != 0 || stride == 0);
+                continue;
+            };
+            assert!(shape.count >= 1 && shape.count < 1 << COUNT_BITS);
+            assert!(shape.first + shape.count * shape.stride <= shape.bytes);
+            assert!(shape.bytes.is_multiple_of(LINE));
+            assert!(shape.bytes < 2 * shape.count * shape.stride + LINE);
         }
-        (words, payload)
+        assert_eq!((block_shape(usize::MAX - 63), block_shape(usize::MAX - 7)), (None, None));
     }
 
     #[test]
-    fn stamps_and_the_released_position_tell_what_passed() {
-        for capacity in 1..8_u64 {
-            for received in 0..20 {
-                for waiting in 0..=capacity {
-                    let sent = received + waiting;
-                    let last = |slot: u64| (0..sent).rev().find(|p| p % capacity == slot);
-                    let stamps: Vec<u64> =
-                        (0..capacity).map(|slot| last(slot).map_or(0, stamp_of)).collect();
-                    let (words, payload) = ring(received, &stamps);
-                    let seen = of_slots(&words, &payload, 16, capacity);
-                    assert_eq!(seen, Some(Progress { sent, received }));
+    fn headers_and_the_released_position_tell_what_passed() {
+        for stride in [8, 24, 32, 56, 64, 72, 128, 512] {
+            for capacity in 1..12_u64 {
+                let shape = block_shape(stride).unwrap();
+                let (count, blocks) = (shape.count as u64, block_count(capacity, &shape));
+                for received in 0..40 {
+                    for waiting in 0..=capacity {
+                        let sent = received + waiting;
+                        let words = View::heap(512);
+                        let payload = View::heap(blocks as usize * shape.bytes);
+                        words.store64(RELEASED, received, Relaxed);
+                        for block in 0..sent.div_ceil(count) {
+                            let place = (block % blocks) as usize * shape.bytes;
+                            let filled = (sent - block * count).min(count);
+                            payload.store64(place, header_word(block / blocks, filled), Relaxed);
+                        }
+                        let seen = of_ring(&words, &payload, stride as u64, capacity);
+                        assert_eq!(seen, Some(Progress { sent, received }));
+                    }
                 }
             }
         }
@@ -90,16 +150,19 @@ mod tests {
 
     #[test]
     fn lies_give_a_number_or_nothing() {
-        for released in [0, 5, u64::MAX - 8, u64::MAX] {
-            for stamp in [0, 1, 7, u64::MAX] {
-                let (words, payload) = ring(released, &[stamp; 4]);
-                if let Some(seen) = of_slots(&words, &payload, 16, 4) {
-                    assert!(seen.sent - seen.received <= 4);
+        for released in [0, 5, u64::MAX / 2, u64::MAX - 8, u64::MAX] {
+            for word in [0, 1, 7, 31, 1 << 4, u64::MAX] {
+                let (words, payload) = (View::heap(512), View::heap(256));
+                words.store64(RELEASED, released, Relaxed);
+                (0..32).for_each(|at| payload.store64(at * 8, word, Relaxed));
+                for (stride, capacity) in [(8, 22), (16, 10), (56, 4), (64, 1)] {
+                    if let Some(seen) = of_ring(&words, &payload, stride, capacity) {
+                        assert!(seen.sent - seen.received <= capacity);
+                    }
                 }
-                assert_eq!(of_slots(&words, &payload, 16, 5), None);
-                assert_eq!(of_slots(&words, &payload, 12, 4), None);
-                assert_eq!(of_slots(&words, &payload, 0, 4), None);
-                assert_eq!(of_slots(&words, &payload, 16, u64::MAX), None);
+                for (stride, capacity) in [(8, 0), (8, 90), (0, 4), (12, 4), (8, u64::MAX)] {
+                    assert_eq!(of_ring(&words, &payload, stride, capacity), None);
+                }
             }
         }
     }

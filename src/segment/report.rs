@@ -411,7 +411,7 @@ fn progress(attached: &Attached, entry: &Entry) -> Option<Progress> {
     let window = |offset: u64, length: u64| attached.view.window(offset as usize, length as usize);
     let words = window(raw.control_offset + table, raw.control_length.checked_sub(table)?)?;
     let payload = window(raw.payload_offset, raw.payload_length)?;
-    progress::of_slots(&words, &payload, raw.stride, raw.capacity)
+    progress::of_ring(&words, &payload, raw.stride, raw.capacity)
 }
 
 fn lag(endpoints: &[EndpointInfo]) -> Option<u64> {

@@ -65,7 +65,7 @@ mod tests;
 
 use super::error::AttachError;
 use super::position::SlotGeometry;
-use crate::view::Slot;
+use crate::view::Message;
 use crate::wait::Canceller;
 use bytemuck::{AnyBitPattern, CheckedBitPattern, NoUninit, Zeroable};
 
@@ -123,14 +123,14 @@ unsafe impl<T: CheckedBitPattern> CheckedBitPattern for Numbered<T> {
 
 /// Reads a slot: its number, and its value if the bytes are one.
 #[inline(always)]
-fn read_slot<T: CheckedBitPattern>(slot: &Slot<'_>) -> Option<(u64, Option<T>)> {
+fn read_slot<T: CheckedBitPattern>(slot: &Message<'_>) -> Option<(u64, Option<T>)> {
     let mut number = [0; 8];
     slot.read(&mut number);
     let value = slot.read_checked::<Numbered<T>>().map(|slot| slot.value);
     Some((u64::from_ne_bytes(number), value))
 }
 
-fn pass(_: &Slot<'_>) -> Option<()> {
+fn pass(_: &Message<'_>) -> Option<()> {
     Some(())
 }
 

@@ -304,15 +304,17 @@ fn positions_that_contradict_each_other_make_no_end() {
 #[test]
 fn a_number_that_is_not_the_position_is_corrupt_for_good() {
     let memory = Memory::new(2);
+    let [request, response] =
+        geometries::<Question, Reply>(2).map(|geometry| CONTROL_LEN + geometry.shape().first);
     let (mut tx, mut rx) = (memory.caller(), memory.server());
     tx.start(question(0)).unwrap();
-    memory.requests.store64(CONTROL_LEN + 8, 5, Relaxed);
+    memory.requests.store64(request, 5, Relaxed);
     let lie = rx.try_serve(reply_to).unwrap_err();
     assert!(matches!(lie, ServeError::Corrupt(_)));
-    memory.requests.store64(CONTROL_LEN + 8, 0, Relaxed);
+    memory.requests.store64(request, 0, Relaxed);
     assert_eq!(rx.try_serve(reply_to), Err(lie));
     memory.server().serve_one(reply_to).unwrap();
-    memory.responses.store64(CONTROL_LEN + 8, 1, Relaxed);
+    memory.responses.store64(response, 1, Relaxed);
     let lie = tx.try_finish().unwrap_err();
     assert!(matches!(lie, CallError::Corrupt(_)));
     assert_eq!(tx.start(question(1)), Err(lie));

@@ -22,6 +22,8 @@
 //!   record ends the ring)
 //! * P5 store the first header word: everything is visible
 //! * P6 ring the consumer if it sleeps
+//! * P7 outside of a stream: write a zero one line behind the committed end, if that
+//!   is free by P1; it brings a line of the next record here before it is needed
 //!
 //! A padding record and the record behind it are a batch of two. An abort stores
 //! nothing: what was written lies behind a zero.
@@ -47,7 +49,7 @@
 //! # Invariants
 //!
 //! * The header word at the committed end is zero.
-//! * Producer: `position + 8 <= limit <= position + capacity`; `offset` is
+//! * Producer: `position + 8 <= limit <= position + capacity`; `at.offset` is
 //!   position mod capacity and a multiple of 8.
 //! * Consumer: `released <= position`, and the reader never looks further than
 //!   `released + capacity - 8`.

@@ -19,6 +19,10 @@ use std::time::Instant;
 
 /// The header word as positions count.
 const WORD: u64 = WORD_LEN as u64;
+/// A cache line, as positions count.
+const LINE: u64 = 64;
+/// The consumer's progress is looked at once per this many bytes, a power of two.
+const LOOK_EVERY: u64 = 4096;
 
 /// The place for a record: the one that is known, or one that `$look` has seen to.
 macro_rules! place_or {
@@ -44,6 +48,8 @@ pub struct RecordProducer {
     /// Of meaning while there is a [`Batch`], and a reservation that belongs to it.
     pub(super) staged: Staged,
     pub(super) trusted: bool,
+    /// Whether the consumer is some records behind.
+    streams: bool,
     /// The length that was last refused for want of room.
     refused: usize,
     /// The position at which a wait last found no room.
@@ -90,6 +96,7 @@ impl RecordProducer {
             limit: released + geometry.capacity(),
             staged: Staged::default(),
             trusted: false,
+            streams: false,
             refused: 0,
             filled_at: position,
             corruption: None,
@@ -230,9 +237,34 @@ impl RecordProducer {
         let end = self.geometry.advance(place.header, span);
         self.payload.store64(end as usize, 0, Relaxed);
         self.payload.store64(place.header as usize, record_word(len as u64), Release); // edge `commit`
-        self.at = At { position: self.at.position + span, offset: end };
+        let before = self.at.position;
+        self.at = At { position: before + span, offset: end };
         self.port.announce();
         self.port.stats.passed(1, len as u64);
+        if !self.streams {
+            self.touch_next();
+        }
+        if (before ^ self.at.position) >= LOOK_EVERY {
+            self.look_at_consumer();
+        }
+    }
+
+    /// Fetches a line of the next record from the consumer while nobody waits for it; that of its
+    /// header word was written just now.
+    #[inline(always)]
+    fn touch_next(&mut self) {
+        let next = self.at.offset + LINE;
+        if next < self.geometry.capacity() && self.at.position + LINE + WORD <= self.limit {
+            self.payload.store64(next as usize, 0, Relaxed); // behind the end, where nobody looks
+        }
+    }
+
+    /// Looks now and then whether the consumer takes each record at once.
+    #[cold]
+    #[inline(never)]
+    fn look_at_consumer(&mut self) {
+        let released = self.released.load(Acquire); // edge `release`
+        self.streams = self.at.position.wrapping_sub(released) >= LOOK_EVERY / 2;
     }
 
     #[cold]

@@ -2,13 +2,13 @@
 //!
 //! The steps C1 to C4 are told in the parent module.
 
-use super::windows;
+use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
-use crate::ring::position::{SlotGeometry, check_old_stamp, check_released_at_attach, stamp_of};
+use crate::ring::position::{SlotGeometry, check_unfilled, count_in};
 use crate::stats::Stats;
-use crate::view::{Slot, SlotCursor, Word64};
+use crate::view::{BlockCursor, Message, Word64};
 use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -19,10 +19,12 @@ use std::time::Instant;
 pub struct RawConsumer {
     geometry: SlotGeometry,
     position: u64,
+    /// The number of its message in the block at the cursor.
+    index: u64,
+    blocks: BlockCursor,
     /// The position at which a wait last found nothing.
     caught_up_at: u64,
     corruption: Option<Corruption>,
-    slots: SlotCursor,
     released: Word64,
     pub(in crate::ring) port: Port,
 }
@@ -32,12 +34,13 @@ impl RawConsumer {
     pub(crate) fn attach(parts: Parts, geometry: SlotGeometry) -> Result<Self, AttachError> {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let position = parts.control.load64(RELEASED, Acquire);
-        let position = check_released_at_attach(position, 1)?;
+        let position = check_released(position)?;
         let (control, payload, port) = parts.into_port(Side::Consumer)?;
-        let (released, mut slots) = windows(&control, &payload, &geometry)?;
-        slots.seek(position);
+        let (released, mut blocks) = windows(&control, &payload, &geometry)?;
+        blocks.seek(position / geometry.per_block());
+        let index = position % geometry.per_block();
         let (caught_up_at, corruption) = (position, None);
-        Ok(Self { geometry, position, caught_up_at, corruption, slots, released, port })
+        Ok(Self { geometry, position, index, blocks, caught_up_at, corruption, released, port })
     }
 
     /// Receives a message into `bytes`, of exactly [`RawConsumer::size`] bytes, if there is one.
@@ -95,7 +98,7 @@ impl RawConsumer {
 
     /// A reader of one slot that fills `bytes`.
     #[inline]
-    fn into_bytes(bytes: &mut [u8]) -> impl FnMut(&Slot<'_>) -> Option<()> {
+    fn into_bytes(bytes: &mut [u8]) -> impl FnMut(&Message<'_>) -> Option<()> {
         |slot| {
             slot.read(bytes);
             Some(())
@@ -105,7 +108,7 @@ impl RawConsumer {
     #[inline(always)]
     pub(in crate::ring) fn try_take<R>(
         &mut self,
-        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
+        mut read: impl FnMut(&Message<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         match self.take(&mut read) {
             Err(RecvError::Empty) => {}
@@ -131,7 +134,7 @@ impl RawConsumer {
     #[inline(always)]
     pub(in crate::ring) fn take_until<R>(
         &mut self,
-        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
+        mut read: impl FnMut(&Message<'_>) -> Option<R>,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<R, RecvError> {
         match self.take(&mut read) {
@@ -173,11 +176,14 @@ impl RawConsumer {
 
     /// C1 to C4.
     #[inline(always)]
-    fn take<R>(&mut self, read: &mut impl FnMut(&Slot<'_>) -> Option<R>) -> Result<R, RecvError> {
+    fn take<R>(
+        &mut self,
+        read: &mut impl FnMut(&Message<'_>) -> Option<R>,
+    ) -> Result<R, RecvError> {
         self.poll()?;
         let position = self.position;
-        let value = read(&self.slots.slot());
-        self.slots.advance();
+        let value = read(&self.message());
+        self.pass();
         self.release(position + 1);
         value.ok_or(RecvError::InvalidValue { position })
     }
@@ -188,16 +194,35 @@ impl RawConsumer {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let stamp = self.slots.slot().load(Acquire); // edge `commit`
-        if stamp == stamp_of(self.position) { Ok(()) } else { self.not_fresh(stamp) }
+        let word = self.blocks.block().load(Acquire); // edge `commit`
+        match count_in(word, self.blocks.lap()) {
+            Some(count) if count > self.index => Ok(()),
+            _ => self.not_filled(word),
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn not_fresh(&mut self, stamp: u64) -> Result<(), RecvError> {
-        match check_old_stamp(stamp, self.position, self.geometry.capacity()) {
+    fn not_filled(&mut self, word: u64) -> Result<(), RecvError> {
+        match check_unfilled(word, self.blocks.lap(), self.index, self.geometry.per_block()) {
             Ok(()) => Err(RecvError::Empty),
             Err(corruption) => Err(self.corrupt(corruption)),
+        }
+    }
+
+    /// The message at `position`.
+    #[inline(always)]
+    fn message(&self) -> Message<'_> {
+        self.blocks.block().message(self.index as usize)
+    }
+
+    /// Goes past the message at `position`, which is told to [`release`](Self::release) then.
+    #[inline(always)]
+    fn pass(&mut self) {
+        self.index += 1;
+        if self.index == self.geometry.per_block() {
+            self.index = 0;
+            self.blocks.advance();
         }
     }
 
@@ -228,54 +253,73 @@ impl RawConsumer {
     pub(in crate::ring) fn take_batch<R>(
         &mut self,
         max: usize,
-        mut read: impl FnMut(&Slot<'_>) -> Option<R>,
+        mut read: impl FnMut(&Message<'_>) -> Option<R>,
         mut take: impl FnMut(usize, R),
     ) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
-        self.poll()?;
         let position = self.position;
-        let mut walk = self.slots.walk();
         let mut count = 0;
-        loop {
-            match read(&walk.slot()) {
-                Some(value) => take(count, value),
-                None if count > 0 => break,
-                None => {
-                    self.slots.advance();
-                    self.release(position + 1);
-                    return Err(RecvError::InvalidValue { position });
+        self.poll()?;
+        while let Some(filled) = self.filled() {
+            for index in self.index..filled {
+                let message = self.blocks.block().message(index as usize);
+                match read(&message) {
+                    Some(value) => take(count, value),
+                    None if count > 0 => {
+                        self.index = index;
+                        self.release(position + count as u64);
+                        return Ok(count);
+                    }
+                    None => {
+                        self.pass();
+                        self.release(position + 1);
+                        return Err(RecvError::InvalidValue { position });
+                    }
+                }
+                count += 1;
+                if count == max {
+                    self.index = index;
+                    self.pass();
+                    self.release(position + count as u64);
+                    return Ok(count);
                 }
             }
-            walk.step();
-            count += 1;
-            // A stamp that is not fresh, a lie too, is looked at when the next batch begins.
-            let fresh = || walk.slot().load(Acquire) == stamp_of(position + count as u64);
-            if count == max || !fresh() {
-                break;
-            }
+            self.index = filled - 1;
+            self.pass();
         }
-        self.slots.skip(count);
+        if count == 0 {
+            return Err(RecvError::Empty); // the peer took back what `poll` saw
+        }
         self.release(position + count as u64);
         Ok(count)
+    }
+
+    /// How many messages of the block at the cursor are filled, if one behind `index` is. A header
+    /// word that is a lie is told when the next call begins.
+    #[inline(always)]
+    fn filled(&self) -> Option<u64> {
+        let word = self.blocks.block().load(Acquire); // edge `commit`
+        let count = count_in(word, self.blocks.lap())?.min(self.geometry.per_block());
+        (count > self.index).then_some(count)
     }
 
     /// Copies the next message without receiving it; it is seen again until it is received.
     #[inline]
     pub(in crate::ring) fn look<R>(
         &mut self,
-        read: impl FnOnce(&Slot<'_>) -> Option<R>,
+        read: impl FnOnce(&Message<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         self.poll()?;
-        read(&self.slots.slot()).ok_or(RecvError::InvalidValue { position: self.position })
+        read(&self.message()).ok_or(RecvError::InvalidValue { position: self.position })
     }
 
     /// C3 and C4 for the message that [`look`](Self::look) has just found, without another look:
     /// its line may be on its way to the producer, who writes the next message into it.
     #[inline]
     pub(in crate::ring) fn release_found(&mut self) {
-        self.slots.advance();
+        self.pass();
         self.release(self.position + 1);
     }
 
@@ -303,22 +347,21 @@ impl RawConsumer {
         self.position
     }
 
-    /// How many messages wait. Looks into about log2(capacity) slots.
+    /// How many messages wait. Looks at one header word for each block of them.
     pub fn lag(&self) -> u64 {
-        let fresh = |ahead: u64| {
-            let position = self.position + ahead;
-            self.slots.slot_of(position).load(Acquire) == stamp_of(position)
-        };
-        let (mut low, mut high) = (0, self.geometry.capacity());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if fresh(middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
+        let per_block = self.geometry.per_block();
+        let mut walk = self.blocks.walk();
+        let mut end = self.position - self.index;
+        for _ in 0..self.geometry.blocks() {
+            let word = walk.block().load(Acquire);
+            let count = count_in(word, walk.lap()).unwrap_or(0).min(per_block);
+            end += count;
+            if count < per_block {
+                break;
             }
+            walk.step();
         }
-        low
+        end.saturating_sub(self.position).min(self.geometry.capacity())
     }
 
     /// What this endpoint counted.

@@ -2,13 +2,13 @@
 //!
 //! The steps P1 to P4, A1 and A2 are told in the parent module.
 
-use super::windows;
+use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, SendError};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
-use crate::ring::position::{SlotGeometry, check_released_at_attach, limit_from, stamp_of};
+use crate::ring::position::{SlotGeometry, count_in, header_word, limit_from};
 use crate::stats::Stats;
-use crate::view::{SlotCursor, SlotWalk, Word64};
+use crate::view::{BlockCursor, Word64};
 use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -30,97 +30,95 @@ pub struct RawProducer {
     pub(in crate::ring) port: Port,
 }
 
-/// The slots in hand: one, or those from some slot to the end of its cache line.
+/// The block in hand.
 ///
-/// How many of several are filled is not kept: their stamps tell. In a stream, a store for each
-/// message into memory of our own, between the stores into two messages, would cost more than
-/// both: a processor writes in order, and waits for each line. Where the consumer takes each
-/// message at once, looking at the stamps would fetch the line back from it, so then there is one
-/// slot in hand.
+/// In a stream it is not kept how many of its messages are filled: the header word tells. A store
+/// for each message into memory of our own, between the stores into two messages, would cost more
+/// than both: a processor writes in order, and waits for each line. Where the consumer takes each
+/// message at once, looking at the header word would fetch the line back from it; then it is kept.
 struct Group {
-    /// At the first slot of the group.
-    slots: SlotCursor,
-    /// The position of the first slot.
+    /// At the block.
+    blocks: BlockCursor,
+    /// The position of its first message.
     base: u64,
-    /// How many of the slots may be filled, by what the consumer has released: the first `open`.
+    /// How many of its messages may be filled, by what the consumer has released.
     open: u64,
-    /// Whether the group is of one slot.
-    single: bool,
-    /// log2 of the slots in a line.
-    log2: u32,
+    /// How many are, outside of a stream.
+    filled: u64,
+    /// Whether there is a stream.
+    streams: bool,
+    per_block: u64,
 }
 
 impl Group {
-    /// Begins at the slot for `position`.
-    fn new(mut slots: SlotCursor, geometry: &SlotGeometry, position: u64, limit: u64) -> Self {
-        slots.seek(position);
-        let log2 = geometry.slots_in_line_log2();
-        let mut group = Self { slots, base: position, open: 0, single: true, log2 };
+    /// The block of `position`.
+    fn new(mut blocks: BlockCursor, geometry: &SlotGeometry, position: u64, limit: u64) -> Self {
+        let per_block = geometry.per_block();
+        let filled = position % per_block;
+        blocks.seek(position / per_block);
+        let base = position - filled;
+        let mut group = Self { blocks, base, open: 0, filled, streams: false, per_block };
         group.reopen(limit);
         group
     }
 
-    /// Opens the slots below `limit`.
+    /// Opens the messages below `limit`.
     #[inline(always)]
     fn reopen(&mut self, limit: u64) {
-        self.open = (limit - self.base).min(self.len());
+        self.open = (limit - self.base).min(self.per_block);
     }
 
-    /// How many slots the group has.
+    /// How many messages are filled. A peer that lies changes the answer, within what is open.
     #[inline(always)]
-    fn len(&self) -> u64 {
-        if self.single { 1 } else { self.slots.until_multiple(self.log2) as u64 }
-    }
-
-    /// The first open slot that is not filled, or the one behind the open ones; how many are
-    /// filled. A peer that lies changes the answer, within what is open.
-    #[inline(always)]
-    fn next(&self) -> (SlotWalk<'_>, u64) {
-        let mut walk = self.slots.walk();
-        let mut filled = 0;
-        if self.single {
-            return (walk, filled); // a group that is filled is left at once
+    fn filled(&self) -> u64 {
+        if !self.streams || self.per_block == 1 {
+            return self.filled;
         }
-        while filled < self.open && walk.slot().load(Relaxed) == stamp_of(self.base + filled) {
-            walk.step();
-            filled += 1;
-        }
-        (walk, filled)
+        let count = count_in(self.blocks.block().load(Relaxed), self.blocks.lap());
+        count.unwrap_or(0).min(self.open)
     }
 
     /// The position of the next message.
     #[inline]
     fn position(&self) -> u64 {
-        self.base + self.next().1
+        self.base + self.filled()
     }
 
-    /// All open slots are filled: goes on to the next group unless this one has more.
+    /// `filled` messages are filled now: goes on to the next block behind the last.
     #[inline(always)]
-    fn close(&mut self, limit: u64) {
-        if self.single {
-            self.slots.advance();
-            self.base += 1;
-            self.open = (limit - self.base).min(1);
-        } else if self.open == self.len() {
-            self.pass(self.open, 0, limit);
+    fn fill(&mut self, filled: u64, limit: u64) {
+        if filled == self.per_block {
+            self.blocks.advance();
+            self.base += self.per_block;
+            self.filled = 0;
+            self.reopen(limit);
+        } else if !self.streams {
+            self.filled = filled;
+        }
+        if !self.streams {
+            self.touch_next();
         }
     }
 
-    /// Goes on behind `count` messages that follow the `filled` ones.
+    /// Fetches the lines of the next message from the consumer while nobody waits for them.
     #[inline(always)]
-    fn pass(&mut self, filled: u64, count: u64, limit: u64) {
-        // Two steps, each at most once around.
-        self.slots.skip(filled as usize);
-        self.slots.skip(count as usize);
-        self.base += filled + count;
-        self.reopen(limit);
+    fn touch_next(&self) {
+        let block = self.blocks.block();
+        if self.filled == self.open {
+            return; // they may not be ours
+        }
+        if self.filled == 0 {
+            block.store(0, Relaxed); // counts nothing, as before
+        }
+        if block.is_spread() {
+            block.message(self.filled as usize).touch();
+        }
     }
 
-    /// Takes up or gives up whole lines; what is filled is behind us then.
-    fn take_lines(&mut self, lines: bool, limit: u64) {
-        let filled = self.next().1;
-        self.single = !(lines && self.log2 > 0);
-        self.pass(filled, 0, limit);
+    /// From now on there is a stream, or none.
+    fn stream(&mut self, streams: bool) {
+        self.filled = self.filled();
+        self.streams = streams;
     }
 }
 
@@ -129,14 +127,14 @@ impl RawProducer {
     pub(crate) fn attach(parts: Parts, geometry: SlotGeometry) -> Result<Self, AttachError> {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
-        let released = check_released_at_attach(released, 1)?;
+        let released = check_released(released)?;
         let (control, payload, port) = parts.into_port(Side::Producer)?;
-        let (word, mut slots) = windows(&control, &payload, &geometry)?;
-        let position = recover(&mut slots, &geometry, released);
+        let (word, blocks) = windows(&control, &payload, &geometry)?;
+        let position = recover(&blocks, &geometry, released);
         let limit = released + geometry.capacity();
         Ok(Self {
             geometry,
-            group: Group::new(slots, &geometry, position, limit),
+            group: Group::new(blocks, &geometry, position, limit),
             limit,
             filled_at: position,
             corruption: None,
@@ -289,23 +287,21 @@ impl RawProducer {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let (walk, filled) = self.group.next();
+        let filled = self.group.filled();
         if filled == self.group.open {
             return Err(SendError::Full);
         }
-        let slot = walk.slot();
-        slot.write(bytes);
-        slot.store(stamp_of(self.group.base + filled), Release); // edge `commit`
+        let block = self.group.blocks.block();
+        block.message(filled as usize).write(bytes);
+        block.store(header_word(self.group.blocks.lap(), filled + 1), Release); // edge `commit`
         self.port.announce();
-        if filled + 1 == self.group.open {
-            let before = self.group.base;
-            self.group.close(self.limit);
-            self.went_on(before, self.group.base);
-        }
+        let before = self.group.base;
+        self.group.fill(filled + 1, self.limit);
+        self.went_on(before, self.group.base);
         Ok(())
     }
 
-    /// Now and then looks how far the consumer is, which says how many slots to take in hand.
+    /// Now and then looks how far the consumer is, which says whether there is a stream.
     #[inline(always)]
     fn went_on(&mut self, before: u64, position: u64) {
         if (before ^ position) >= LOOK_EVERY {
@@ -317,11 +313,13 @@ impl RawProducer {
     #[inline(never)]
     fn look_at_consumer(&mut self, before: u64, position: u64) {
         self.port.stats.went_on(before, position);
+        let position = self.position();
         let released = self.released.load(Acquire); // edge `release`
         // A lie is told when room is looked for.
         if let Ok(limit) = limit_from(released, position, self.geometry.capacity(), 1) {
             self.limit = limit;
-            self.group.take_lines(position - released >= STREAM, limit);
+            self.group.stream(position - released >= STREAM);
+            self.group.reopen(limit);
         }
     }
 
@@ -351,7 +349,7 @@ impl RawProducer {
             return Err(SendError::Full);
         }
         if position == self.group.base + self.group.open {
-            // Whoever fills a group goes on to the next: these stamps are not ours.
+            // Whoever fills a block goes on to the next: this header word is not ours.
             return Err(self.corrupt(Corruption::Stamp));
         }
         Ok(self.limit - position)
@@ -384,25 +382,41 @@ impl RawProducer {
             Ok(room) if room < count as u64 => self.look_for_room()?,
             other => other?,
         };
-        let (mut walk, filled) = self.group.next();
+        let filled = self.group.filled();
         let position = self.group.base + filled;
         // Both, since a peer that lies may change what is filled between two looks.
-        let count = room.min(self.limit - position).min(count as u64) as usize;
+        let count = room.min(self.limit - position).min(count as u64);
         if count == 0 {
             return Err(SendError::Full);
         }
-        let first = walk.step();
-        for index in 1..count {
-            let slot = walk.step();
-            slot.write(message(index));
-            // Not seen before the first stamp, whose release store covers it.
-            slot.store(stamp_of(position + index as u64), Relaxed);
+        let per_block = self.group.per_block;
+        let in_first = count.min(per_block - filled);
+        let mut walk = self.group.blocks.walk();
+        let (mut done, mut last) = (in_first, filled + in_first);
+        while done < count {
+            walk.step();
+            last = (count - done).min(per_block);
+            let block = walk.block();
+            for index in 0..last as usize {
+                block.message(index).write(message(done as usize + index));
+            }
+            // Not seen before the first block is full, whose release store covers it.
+            block.store(header_word(walk.lap(), last), Relaxed);
+            done += last;
         }
-        first.write(message(0));
-        first.store(stamp_of(position), Release); // edge `commit`
-        self.group.pass(filled, count as u64, self.limit);
+        let first = self.group.blocks.block();
+        for index in 0..in_first as usize {
+            first.message(filled as usize + index).write(message(index));
+        }
+        first.store(header_word(self.group.blocks.lap(), filled + in_first), Release); // edge `commit`
+        let place = walk.place();
+        self.group.blocks.go(place);
+        self.group.base = position + count - last;
+        self.group.reopen(self.limit);
+        self.group.fill(last, self.limit);
         self.port.announce();
-        self.went_on(position, position + count as u64);
+        self.went_on(position, position + count);
+        let count = count as usize;
         Ok(count)
     }
 
@@ -495,23 +509,36 @@ impl RawProducer {
     doorbell_calls!(port);
 }
 
-/// A1 and A2: finds the committed end, moves there, and clears what lies beyond.
-fn recover(slots: &mut SlotCursor, geometry: &SlotGeometry, released: u64) -> u64 {
-    slots.seek(released);
-    let lap = released + geometry.capacity();
-    let mut end = released;
-    let mut walk = slots.walk();
-    while end < lap && walk.slot().load(Acquire) == stamp_of(end) {
-        walk.step();
-        end += 1;
-    }
-    for position in end..lap {
-        let slot = walk.step();
-        if slot.load(Relaxed) == stamp_of(position) {
-            slot.store(0, Relaxed);
+/// A1 and A2: finds the committed end, and clears what lies beyond.
+fn recover(blocks: &BlockCursor, geometry: &SlotGeometry, released: u64) -> u64 {
+    let per_block = geometry.per_block();
+    let mut walk = blocks.walk_from(released / per_block);
+    let (mut base, mut end) = (released - released % per_block, released);
+    let mut left = geometry.blocks();
+    while left > 0 {
+        let Some(count) = count_in(walk.block().load(Acquire), walk.lap()) else {
+            break;
+        };
+        end = end.max(base + count.min(per_block)).min(released + geometry.capacity());
+        if count < per_block {
+            break;
         }
+        walk.step();
+        base += per_block;
+        left -= 1;
     }
-    slots.seek(end);
+    // The block of `end` counts what it holds; those behind it must count nothing yet.
+    let mut walk = blocks.walk_from(end / per_block);
+    let ahead = geometry.blocks() - (end / per_block - released / per_block);
+    for number in 0..ahead.min(geometry.blocks()) {
+        let word = walk.block().load(Relaxed);
+        let keeps = if number == 0 { end % per_block } else { 0 };
+        if count_in(word, walk.lap()).is_some_and(|count| count > keeps) {
+            let word = if keeps > 0 { header_word(walk.lap(), keeps) } else { 0 };
+            walk.block().store(word, Relaxed);
+        }
+        walk.step();
+    }
     end
 }
 
