@@ -9,8 +9,7 @@ use crate::drive;
 use crate::limits;
 use crate::stage::{Outcome, Side, Stage};
 use crate::words::{fill, sum};
-use bytemuck::{Pod, cast_slice, cast_slice_mut};
-use core::hint::spin_loop;
+use bytemuck::{Pod, bytes_of, bytes_of_mut, cast_slice, cast_slice_mut};
 use hugeshm::{
     Consumer, PagePolicy, Producer, RecordConsumer, RecordProducer, RecordRing, RecvError, Segment,
     SegmentBuilder, SendError, WaitMode,
@@ -61,11 +60,11 @@ pub fn streams(suite: &mut Suite) {
     suite.table("s-8", "Stream, 8 B", "s-8/raw, published in 32s");
     suite.add(limits::batches::<1>(BATCH as u64));
     suite.add(typed_batches::<1>()).add(typed_stream::<1>(SLOTS));
-    suite.add(record_batches(8)).add(record_stream(8));
+    suite.add(record_batches::<1>()).add(small_record_stream::<1>());
     suite.table("s-64", "Stream, 64 B", "s-64/raw, published in 32s");
     suite.add(limits::batches::<8>(BATCH as u64)).add(limits::flagged_lines());
     suite.add(typed_batches::<8>()).add(typed_stream::<8>(SLOTS));
-    suite.add(record_batches(64)).add(record_stream(64));
+    suite.add(record_batches::<8>()).add(small_record_stream::<8>());
     for (key, name, bytes) in
         [("s-1k", "1 KiB", 1 << 10), ("s-4k", "4 KiB", 4 << 10), ("s-64k", "64 KiB", 64 << 10)]
             .into_iter()
@@ -373,13 +372,34 @@ fn record_receiver(stage: &Stage, ring: u64) -> Outcome<RecordConsumer> {
     Ok(segment(stage, |s| s.records("ring", ring))?.record_consumer("ring")?)
 }
 
+/// A stream of small records.
+pub fn small_record_stream<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let contest = ours("record ring", Unit::Stream(WORDS as u64 * 8), |stage| {
+        if stage.side() == Side::First {
+            let mut sender = record_sender(stage, SMALL_RING)?;
+            return drive::send_all(stage, |number| Ok(sender.push(bytes_of(&[number; WORDS]))?));
+        }
+        let mut receiver = record_receiver(stage, SMALL_RING)?;
+        drive::receive_all(stage, WORDS as u64, || {
+            let mut message = [0_u64; WORDS];
+            let record = receiver.read()?;
+            record.copy_to(bytes_of_mut(&mut message));
+            record.release();
+            Ok(total(&message))
+        })
+    });
+    contest.lap(2 * SMALL_RING / (WORDS as u64 * 8 + 8))
+}
+
 /// A stream of records, copied in and out.
 ///
 /// Large messages keep their words but for the first, so that the copy is what is measured.
 pub fn record_stream(bytes: usize) -> Contest {
-    let name = if bytes < 1024 { "record ring" } else { "record ring, copying" };
     let ring = ring_for(bytes);
-    let contest = ours(name, Unit::Stream(bytes as u64), move |stage| {
+    let contest = ours("record ring, copying", Unit::Stream(bytes as u64), move |stage| {
         let mut message = vec![0_u64; bytes / 8];
         if stage.side() == Side::First {
             let mut sender = record_sender(stage, ring)?;
@@ -400,10 +420,12 @@ pub fn record_stream(bytes: usize) -> Contest {
 }
 
 /// A stream of records in batches of 32.
-pub fn record_batches(bytes: usize) -> Contest {
-    let contest = ours("record ring, batches of 32", Unit::Stream(bytes as u64), move |stage| {
-        let mut message = vec![0_u64; bytes / 8];
-        let words = message.len() as u64;
+pub fn record_batches<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let bytes = WORDS * 8;
+    let contest = ours("record ring, batches of 32", Unit::Stream(bytes as u64), |stage| {
         if stage.side() == Side::First {
             let mut sender = record_sender(stage, SMALL_RING)?;
             return drive::send_batches(stage, BATCH as u64, |first| {
@@ -411,8 +433,7 @@ pub fn record_batches(bytes: usize) -> Contest {
                 while number < first + BATCH as u64 {
                     let mut batch = sender.batch();
                     while number < first + BATCH as u64 {
-                        message.fill(number);
-                        match batch.push(cast_slice(&message)) {
+                        match batch.push(bytes_of(&[number; WORDS])) {
                             Ok(()) => number += 1,
                             Err(SendError::Full) => break,
                             Err(error) => return Err(error.into()),
@@ -424,12 +445,17 @@ pub fn record_batches(bytes: usize) -> Contest {
             });
         }
         let mut receiver = record_receiver(stage, SMALL_RING)?;
-        drive::receive_batches(stage, words, |left| {
-            let (mut count, mut words) = (0, 0_u64);
+        drive::receive_batches(stage, WORDS as u64, |left| {
+            let mut message = [0_u64; WORDS];
+            // The first is waited for, with all that a wait does; the others are there or not.
+            let record = receiver.read()?;
+            record.copy_to(bytes_of_mut(&mut message));
+            record.hold();
+            let (mut count, mut words) = (1, total(&message));
             while count < left.min(BATCH as u64) {
                 match receiver.try_read() {
                     Ok(record) => {
-                        record.copy_to(cast_slice_mut(&mut message));
+                        record.copy_to(bytes_of_mut(&mut message));
                         record.hold();
                         words = words.wrapping_add(total(&message));
                         count += 1;
@@ -437,9 +463,6 @@ pub fn record_batches(bytes: usize) -> Contest {
                     Err(RecvError::Empty) => break,
                     Err(error) => return Err(error.into()),
                 }
-            }
-            if count == 0 {
-                spin_loop();
             }
             receiver.release_held();
             Ok((count, words))

@@ -45,8 +45,6 @@ pub struct RecordProducer {
     geometry: RecordGeometry,
     pub(super) at: At,
     limit: u64,
-    /// Of meaning while there is a [`Batch`], and a reservation that belongs to it.
-    pub(super) staged: Staged,
     pub(super) trusted: bool,
     /// Whether the consumer is some records behind.
     streams: bool,
@@ -69,7 +67,7 @@ pub(super) struct At {
     offset: u64,
 }
 
-/// What is written and not yet visible.
+/// What is written and not yet visible. It lives in a [`Batch`], so in registers if all goes well.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Staged {
     /// The first header word, held back; 0 = nothing is staged.
@@ -94,7 +92,6 @@ impl RecordProducer {
             geometry,
             at: At { position, offset: position % geometry.capacity() },
             limit: released + geometry.capacity(),
-            staged: Staged::default(),
             trusted: false,
             streams: false,
             refused: 0,
@@ -119,7 +116,7 @@ impl RecordProducer {
     #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
         let place = place_or!(self, len, 0, self.look_for_place(len, 0)?);
-        Ok(Reservation::new(self, place, len, true))
+        Ok(Reservation::new(self, place, len, None))
     }
 
     /// Reserves a record of `len` bytes, waiting for room.
@@ -131,7 +128,7 @@ impl RecordProducer {
     #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
         let place = place_or!(self, len, 0, self.wait_for_place(len, || None)?);
-        Ok(Reservation::new(self, place, len, true))
+        Ok(Reservation::new(self, place, len, None))
     }
 
     /// Reserves a record, waiting for room until `deadline`.
@@ -145,7 +142,7 @@ impl RecordProducer {
         deadline: Instant,
     ) -> Result<Reservation<'_>, SendError> {
         let place = place_or!(self, len, 0, self.wait_for_place(len, || Some(deadline))?);
-        Ok(Reservation::new(self, place, len, true))
+        Ok(Reservation::new(self, place, len, None))
     }
 
     /// Reserves a record, waiting for room for at most `timeout`.
@@ -159,7 +156,7 @@ impl RecordProducer {
         timeout: Duration,
     ) -> Result<Reservation<'_>, SendError> {
         let place = place_or!(self, len, 0, self.wait_for_place(len, || deadline_after(timeout))?);
-        Ok(Reservation::new(self, place, len, true))
+        Ok(Reservation::new(self, place, len, None))
     }
 
     /// Sends `bytes` as one record if there is room now.
@@ -216,8 +213,7 @@ impl RecordProducer {
 
     /// Begins a batch: records that become visible together.
     pub fn batch(&mut self) -> Batch<'_> {
-        self.staged = Staged::default();
-        Batch { producer: self }
+        Batch { producer: self, staged: Staged::default() }
     }
 
     #[inline(always)]
@@ -270,9 +266,9 @@ impl RecordProducer {
     #[cold]
     #[inline(never)]
     fn publish_behind_padding(&mut self, place: &Place, len: usize) {
-        self.staged = Staged::default();
-        self.stage(place, len);
-        self.publish();
+        let mut staged = Staged::default();
+        self.stage(&mut staged, place, len);
+        self.publish(&staged);
     }
 
     /// A user header nobody sets is zero, not what an earlier record left.
@@ -384,22 +380,22 @@ impl RecordProducer {
 
     /// P3: the record at `place` is written, `len` bytes of it count.
     #[inline(always)]
-    pub(super) fn stage(&mut self, place: &Place, len: usize) {
+    pub(super) fn stage(&mut self, staged: &mut Staged, place: &Place, len: usize) {
         if place.padding > 0 {
             let offset = self.geometry.capacity() - place.padding;
-            self.stage_word(offset, padding_word(place.padding));
+            self.stage_word(staged, offset, padding_word(place.padding));
         }
-        self.stage_word(place.header, record_word(len as u64));
-        self.staged.span += self.geometry.span_of(place, len as u64);
-        self.staged.records += 1;
-        self.staged.bytes += len as u64;
+        self.stage_word(staged, place.header, record_word(len as u64));
+        staged.span += self.geometry.span_of(place, len as u64);
+        staged.records += 1;
+        staged.bytes += len as u64;
     }
 
     #[inline(always)]
-    fn stage_word(&mut self, offset: u64, word: u64) {
-        if self.staged.first == 0 {
+    fn stage_word(&mut self, staged: &mut Staged, offset: u64, word: u64) {
+        if staged.first == 0 {
             debug_assert_eq!(offset, self.at.offset, "a batch begins where the ring ends");
-            self.staged.first = word;
+            staged.first = word;
         } else {
             // Not seen before the first header word, whose release store covers it.
             self.payload.store64(offset as usize, word, Relaxed);
@@ -407,9 +403,9 @@ impl RecordProducer {
     }
 
     /// P4 to P6: makes visible what is staged.
-    #[inline]
-    pub(super) fn publish(&mut self) {
-        let Staged { first, span, records, bytes } = self.staged;
+    #[inline(always)]
+    pub(super) fn publish(&mut self, staged: &Staged) {
+        let Staged { first, span, records, bytes } = *staged;
         if first == 0 {
             return;
         }

@@ -3,7 +3,7 @@
 //! Committing consumes the value; dropping it gives the room back, since nothing
 //! was stored that a consumer looks at.
 
-use super::producer::{RecordProducer, place_or};
+use super::producer::{RecordProducer, Staged, place_or};
 use crate::ring::error::SendError;
 use crate::ring::layout::WORD_LEN;
 use crate::ring::position::Place;
@@ -20,7 +20,8 @@ pub struct Reservation<'a> {
     place: Place,
     len: usize,
     written: usize,
-    alone: bool,
+    /// What goes before it, if it is part of a batch.
+    batch: Option<&'a mut Staged>,
 }
 
 impl<'a> Reservation<'a> {
@@ -29,10 +30,10 @@ impl<'a> Reservation<'a> {
         producer: &'a mut RecordProducer,
         place: Place,
         len: usize,
-        alone: bool,
+        batch: Option<&'a mut Staged>,
     ) -> Self {
         producer.clear_user_header(&place);
-        Self { producer, place, len, written: 0, alone }
+        Self { producer, place, len, written: 0, batch }
     }
 
     /// The length reserved, in bytes.
@@ -49,7 +50,7 @@ impl<'a> Reservation<'a> {
     /// The position the record will have; behind its padding, if it has any.
     pub fn position(&self) -> u64 {
         let producer = &*self.producer;
-        let staged = if self.alone { 0 } else { producer.staged.span };
+        let staged = self.batch.as_ref().map_or(0, |staged| staged.span);
         producer.at.position + staged + self.place.padding
     }
 
@@ -140,10 +141,9 @@ impl<'a> Reservation<'a> {
 
     #[inline(always)]
     fn finish(self, len: usize) {
-        if self.alone {
-            self.producer.publish_one(&self.place, len);
-        } else {
-            self.producer.stage(&self.place, len);
+        match self.batch {
+            None => self.producer.publish_one(&self.place, len),
+            Some(staged) => self.producer.stage(staged, &self.place, len),
         }
     }
 }
@@ -166,6 +166,7 @@ impl io::Write for Reservation<'_> {
 #[must_use = "a batch that is not committed sends nothing"]
 pub struct Batch<'a> {
     pub(super) producer: &'a mut RecordProducer,
+    pub(super) staged: Staged,
 }
 
 impl Batch<'_> {
@@ -178,11 +179,11 @@ impl Batch<'_> {
     #[inline(always)]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         let (producer, len) = (&mut *self.producer, bytes.len());
-        let staged = producer.staged.span;
+        let staged = self.staged.span;
         let place = place_or!(producer, len, staged, producer.look_for_place(len, staged)?);
         self.producer.clear_user_header(&place);
         self.producer.payload.write(place.payload as usize, bytes);
-        self.producer.stage(&place, bytes.len());
+        self.producer.stage(&mut self.staged, &place, bytes.len());
         Ok(())
     }
 
@@ -194,14 +195,14 @@ impl Batch<'_> {
     #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
         let producer = &mut *self.producer;
-        let staged = producer.staged.span;
+        let staged = self.staged.span;
         let place = place_or!(producer, len, staged, producer.look_for_place(len, staged)?);
-        Ok(Reservation::new(self.producer, place, len, false))
+        Ok(Reservation::new(self.producer, place, len, Some(&mut self.staged)))
     }
 
     /// How many records are in the batch.
     pub fn len(&self) -> u64 {
-        self.producer.staged.records
+        self.staged.records
     }
 
     /// Whether the batch has no records.
@@ -210,9 +211,9 @@ impl Batch<'_> {
     }
 
     /// Sends all records of the batch.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) {
-        self.producer.publish();
+        self.producer.publish(&self.staged);
     }
 }
 
