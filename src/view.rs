@@ -196,6 +196,16 @@ impl View {
         unsafe { copy_in(bytes.as_ptr(), target, bytes.len()) }
     }
 
+    /// The `len` bytes at `offset`, a multiple of 8, as a message; the window is writable.
+    ///
+    /// That it is aligned is then known to the compiler, which saves the other case.
+    #[inline(always)]
+    pub(crate) fn message(&self, offset: usize, len: usize) -> Message<'_> {
+        let base = self.at_mut(offset, len);
+        assert!(base.addr() & 7 == 0, "offset of a message");
+        Message { base, room: len, memory: core::marker::PhantomData }
+    }
+
     /// Sets `len` bytes at `offset` to zero.
     pub(crate) fn zero(&self, offset: usize, len: usize) {
         const ZEROS: [u8; 4096] = [0; 4096];
@@ -436,14 +446,14 @@ pub(crate) struct Block<'a> {
     blocks: core::marker::PhantomData<&'a BlockCursor>,
 }
 
-/// One message of a [`Block`].
+/// One message: of a [`Block`], or anywhere in a [`View`].
 ///
 /// Invariant: `base` is 8-aligned and `room` bytes from there on lie inside the borrowed, writable
 /// memory.
 pub(crate) struct Message<'a> {
     base: *mut u8,
     room: usize,
-    block: core::marker::PhantomData<&'a Block<'a>>,
+    memory: core::marker::PhantomData<&'a View>,
 }
 
 /// The blocks from a cursor's place on, round and round.
@@ -583,7 +593,7 @@ impl<'a> Block<'a> {
         assert!(index < shape.count, "message outside its block");
         // Inside the block, since the shape is sound and the index was checked.
         let base = self.base.as_ptr().wrapping_add(shape.first + index * shape.stride);
-        Message { base, room: shape.stride, block: core::marker::PhantomData }
+        Message { base, room: shape.stride, memory: core::marker::PhantomData }
     }
 }
 

@@ -421,7 +421,9 @@ impl Record<'_> {
     /// Copies the record into `bytes`, as much as fits; how many bytes that were.
     #[inline(always)]
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
-        self.copy_from(0, bytes)
+        let count = bytes.len().min(self.len());
+        self.consumer.payload.message(self.payload(), count).read(&mut bytes[..count]);
+        count
     }
 
     /// Copies the record from `offset` on into `bytes`, as much as there is and fits; how many

@@ -219,7 +219,7 @@ impl RecordProducer {
     #[inline(always)]
     fn send(&mut self, place: &Place, bytes: &[u8]) {
         self.clear_user_header(place);
-        self.payload.write(place.payload as usize, bytes);
+        self.payload.message(place.payload as usize, bytes.len()).write(bytes);
         self.publish_one(place, bytes.len());
     }
 

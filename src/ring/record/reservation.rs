@@ -182,7 +182,7 @@ impl Batch<'_> {
         let staged = self.staged.span;
         let place = place_or!(producer, len, staged, producer.look_for_place(len, staged)?);
         self.producer.clear_user_header(&place);
-        self.producer.payload.write(place.payload as usize, bytes);
+        self.producer.payload.message(place.payload as usize, bytes.len()).write(bytes);
         self.producer.stage(&mut self.staged, &place, bytes.len());
         Ok(())
     }
