@@ -14,7 +14,7 @@ mod threads;
 
 use bench_kit::{Suite, ours};
 use harness::{batches, stream, trip};
-use kernel::{Pipe, PosixQueue, Socket};
+use kernel::{EventFd, PacketSocket, Pipe, PosixQueue, Socket};
 use shared::{Iceoryx, IpcChannel, ShmemIpc};
 use std::process::ExitCode;
 use threads::{ArrayQueue, Channel, Ringbuf, Rtrb};
@@ -52,7 +52,7 @@ fn trips<const N: usize>(suite: &mut Suite) {
     if N <= 8 {
         suite.add(trip::<N, ArrayQueue>()).add(trip::<N, Channel>());
     }
-    suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>());
+    suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>()).add(trip::<N, PacketSocket>());
     suite.add(trip::<N, PosixQueue>()).add(trip::<N, IpcChannel>());
     #[cfg(feature = "dpdk")]
     suite.add(trip::<N, native::Dpdk>());
@@ -90,7 +90,9 @@ fn streams<const N: usize>(suite: &mut Suite) {
 fn sleepers(suite: &mut Suite) {
     for (key, on) in [("asleep-halt", false), ("asleep-poll", true)] {
         suite.table(key, "", "");
+        suite.add(trip::<1, EventFd>().halt_poll(on));
         suite.add(trip::<1, Pipe>().halt_poll(on)).add(trip::<1, Socket>().halt_poll(on));
+        suite.add(trip::<1, PacketSocket>().halt_poll(on));
         suite.add(trip::<1, PosixQueue>().halt_poll(on));
         suite.add(trip::<1, IpcChannel>().halt_poll(on));
     }
