@@ -12,26 +12,21 @@ pub use boost::Boost;
 
 #[cfg(feature = "dpdk")]
 mod dpdk {
-    use crate::harness::{End, Ends, Peer, Receive, Send, slots};
+    use crate::harness::{BATCH, End, Ends, Peer, Receive, Send, slots};
     use bench_kit::{Outcome, Place, Stage};
     use core::ffi::{c_int, c_long, c_uint, c_void};
     use core::hint::spin_loop;
     use std::sync::Arc;
 
     unsafe extern "C" {
-        safe fn peer_dpdk_size(bytes: c_uint, slots: c_uint) -> c_long;
+        safe fn peer_dpdk_size(words: c_uint, slots: c_uint) -> c_long;
         fn peer_dpdk_init(memory: *mut c_void, slots: c_uint) -> c_int;
-        fn peer_dpdk_enqueue(
+        fn peer_dpdk_send(ring: *mut c_void, words: c_uint, first: u64, count: c_uint) -> c_uint;
+        fn peer_dpdk_receive(
             ring: *mut c_void,
-            messages: *const c_void,
-            bytes: c_uint,
+            words: c_uint,
             count: c_uint,
-        ) -> c_uint;
-        fn peer_dpdk_dequeue(
-            ring: *mut c_void,
-            messages: *mut c_void,
-            bytes: c_uint,
-            count: c_uint,
+            total: &mut u64,
         ) -> c_uint;
     }
 
@@ -54,7 +49,6 @@ mod dpdk {
     pub struct RingEnd<const N: usize>(
         #[expect(dead_code, reason = "keeps the memory")] Arc<Ring>,
         *mut c_void,
-        Vec<[u64; N]>,
     );
     // SAFETY: the pointer leads into the ring, which the end keeps.
     unsafe impl<const N: usize> core::marker::Send for RingEnd<N> {}
@@ -65,16 +59,13 @@ mod dpdk {
         }
 
         fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
-            for (message, number) in self.2.iter_mut().zip(first..first + count) {
-                *message = [number; N];
-            }
             let mut sent = 0;
-            while sent < count as usize {
-                let rest = self.2[sent..count as usize].as_ptr().cast();
-                let left = count as u32 - sent as u32;
-                // SAFETY: the ring was made for messages of this size; `left` of them are there.
-                let now = unsafe { peer_dpdk_enqueue(self.1, rest, N as u32 * 8, left) };
-                sent += now as usize;
+            while sent < count {
+                let left = (count - sent).min(BATCH) as c_uint;
+                // SAFETY: the ring was made for messages of this size, and this is its one
+                // producer; the C side takes up to `BATCH`.
+                let now = unsafe { peer_dpdk_send(self.1, N as c_uint, first + sent, left) };
+                sent += u64::from(now);
                 if now == 0 {
                     spin_loop();
                 }
@@ -89,15 +80,14 @@ mod dpdk {
         }
 
         fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
+            let max = max.min(BATCH) as c_uint;
+            let mut total = 0;
             loop {
-                let room = self.2.as_mut_ptr().cast();
-                let max = max.min(self.2.len() as u64) as u32;
-                // SAFETY: the ring was made for messages of this size; there is room for `max`.
-                let now = unsafe { peer_dpdk_dequeue(self.1, room, N as u32 * 8, max) };
+                // SAFETY: the ring was made for messages of this size, and this is its one
+                // consumer; the C side takes up to `BATCH`.
+                let now = unsafe { peer_dpdk_receive(self.1, N as c_uint, max, &mut total) };
                 if now > 0 {
-                    let words = self.2[..now as usize].as_flattened();
-                    let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
-                    return Ok((u64::from(now), sum));
+                    return Ok((u64::from(now), total));
                 }
                 spin_loop();
             }
@@ -107,14 +97,13 @@ mod dpdk {
     impl<const N: usize> Peer<N> for Dpdk {
         const NAME: &'static str = "DPDK rte_ring";
         const PLACE: Place = Place::Threads;
-        const NOTE: &'static str =
-            "each message or batch is copied once more than in place, and costs a C call";
+        const NOTE: &'static str = "each call or batch costs a C call; messages of 8 bytes are copied, longer ones are not";
         type Sender = RingEnd<N>;
         type Receiver = RingEnd<N>;
 
         fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
             let slots = slots::<N>().next_power_of_two() as u32;
-            let size = peer_dpdk_size(N as u32 * 8, slots);
+            let size = peer_dpdk_size(N as u32, slots);
             let lines = usize::try_from(size)?.div_ceil(128) + 1;
             let mut memory = vec![Line([0; 128]); lines];
             let at: *mut c_void = memory.as_mut_ptr().cast();
@@ -123,7 +112,7 @@ mod dpdk {
                 return Err("rte_ring_init refused".into());
             }
             let ring = Arc::new(Ring(memory.into()));
-            let end = || RingEnd(Arc::clone(&ring), at, vec![[0; N]; 32]);
+            let end = || RingEnd::<N>(Arc::clone(&ring), at);
             stage.hand(end());
             Ok(if sends { End::Sender(end()) } else { End::Receiver(end()) })
         }
