@@ -19,6 +19,10 @@ pub trait Send {
 pub trait Receive {
     /// Receives one: the sum of its words.
     fn receive(&mut self) -> Outcome<u64>;
+    /// The same in a round trip, where another way to wait may be better.
+    fn receive_in_turn(&mut self) -> Outcome<u64> {
+        self.receive()
+    }
     /// Receives up to `max`: how many, and the sum of their words.
     fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
         let _ = max;
@@ -91,7 +95,11 @@ pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
             _ => return Err("two ends of one kind".into()),
         };
         let (mut out, mut back) = (out, back);
-        drive::ping_pong(stage, |number| out.send(number), || Ok(back.receive()? / N as u64))
+        drive::ping_pong(
+            stage,
+            |number| out.send(number),
+            || Ok(back.receive_in_turn()? / N as u64),
+        )
     })
 }
 

@@ -6,6 +6,7 @@
 //! Options are those of the other benchmark (`--help`).
 
 mod harness;
+mod iceoryx;
 mod kernel;
 mod native;
 mod passing;
@@ -14,8 +15,9 @@ mod threads;
 
 use bench_kit::{Suite, ours};
 use harness::{batches, stream, trip};
+use iceoryx::{Iceoryx, IceoryxEvent};
 use kernel::{EventFd, PacketSocket, Pipe, PosixQueue, Socket};
-use shared::{Iceoryx, IpcChannel, ShmemIpc};
+use shared::{IpcChannel, ShmemIpc, ShmemIpcAsleep};
 use std::process::ExitCode;
 use threads::{ArrayQueue, Channel, Ringbuf, Rtrb};
 
@@ -26,6 +28,7 @@ fn suite() -> Suite {
     ours::waiting(&mut suite);
     suite.table("rt-8", "", "");
     trips::<1>(&mut suite);
+    suite.add(iceoryx::request_response());
     suite.table("rt-64", "", "");
     trips::<8>(&mut suite);
     suite.table("rt-4k", "", "");
@@ -46,8 +49,11 @@ fn suite() -> Suite {
     suite
 }
 
+/// Messages for which iceoryx2's streams have room.
+const ICEORYX_BUFFER: usize = 256;
+
 fn trips<const N: usize>(suite: &mut Suite) {
-    suite.add(trip::<N, ShmemIpc>()).add(trip::<N, Iceoryx>());
+    suite.add(trip::<N, ShmemIpc>()).add(trip::<N, Iceoryx<1>>());
     suite.add(trip::<N, Rtrb>()).add(trip::<N, Ringbuf>());
     if N <= 8 {
         suite.add(trip::<N, ArrayQueue>()).add(trip::<N, Channel>());
@@ -73,7 +79,7 @@ fn small_streams<const N: usize>(suite: &mut Suite) {
 }
 
 fn streams<const N: usize>(suite: &mut Suite) {
-    suite.add(stream::<N, ShmemIpc>()).add(stream::<N, Iceoryx>());
+    suite.add(stream::<N, ShmemIpc>()).add(stream::<N, Iceoryx<ICEORYX_BUFFER>>());
     suite.add(stream::<N, Rtrb>()).add(stream::<N, Ringbuf>());
     suite.add(stream::<N, Pipe>()).add(stream::<N, Socket>());
     if N <= 512 {
@@ -91,6 +97,8 @@ fn sleepers(suite: &mut Suite) {
     for (key, on) in [("asleep-halt", false), ("asleep-poll", true)] {
         suite.table(key, "", "");
         suite.add(trip::<1, EventFd>().halt_poll(on));
+        suite.add(trip::<1, IceoryxEvent>().halt_poll(on));
+        suite.add(trip::<1, ShmemIpcAsleep>().halt_poll(on));
         suite.add(trip::<1, Pipe>().halt_poll(on)).add(trip::<1, Socket>().halt_poll(on));
         suite.add(trip::<1, PacketSocket>().halt_poll(on));
         suite.add(trip::<1, PosixQueue>().halt_poll(on));
