@@ -44,6 +44,8 @@ pub trait Peer<const N: usize>: 'static {
     const PLACE: Place;
     /// What is unfair to it, or what it does not do.
     const NOTE: &'static str;
+    /// What it is that has 32 messages where [`batches`] are measured.
+    const BATCHES: &'static str = "batches of 32";
     type Sender: Send;
     type Receiver: Receive;
 
@@ -119,7 +121,7 @@ pub const BATCH: u64 = 32;
 /// A stream, 32 messages per call.
 pub fn batches<const N: usize, P: Peer<N>>() -> Contest {
     let unit = Unit::Stream(N as u64 * 8);
-    let name = format!("{}, batches of 32", P::NAME);
+    let name = format!("{}, {}", P::NAME, P::BATCHES);
     contest::<N, P>(name, unit, |stage| match end::<N, P>(stage, 0)? {
         End::Sender(mut sender) => {
             drive::send_batches(stage, BATCH, |first| sender.send_batch(first, BATCH))

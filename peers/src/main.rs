@@ -5,6 +5,8 @@
 //! under the table says so; peers that only work between threads are labelled.
 //! Options are those of the other benchmark (`--help`).
 
+#[cfg(feature = "aeron")]
+mod aeron;
 mod harness;
 mod iceoryx;
 mod kernel;
@@ -13,6 +15,8 @@ mod passing;
 mod shared;
 mod threads;
 
+#[cfg(feature = "aeron")]
+use aeron::Aeron;
 use bench_kit::{Suite, ours};
 use harness::{batches, stream, trip};
 use iceoryx::{Iceoryx, IceoryxEvent};
@@ -60,6 +64,10 @@ fn trips<const N: usize>(suite: &mut Suite) {
     }
     suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>()).add(trip::<N, PacketSocket>());
     suite.add(trip::<N, PosixQueue>()).add(trip::<N, IpcChannel>());
+    #[cfg(feature = "aeron")]
+    if N <= 8 {
+        suite.add(trip::<N, Aeron>());
+    }
     #[cfg(feature = "dpdk")]
     suite.add(trip::<N, native::Dpdk>());
     #[cfg(feature = "boost")]
@@ -87,6 +95,11 @@ fn streams<const N: usize>(suite: &mut Suite) {
         suite.add(stream::<N, PosixQueue>());
     }
     suite.add(stream::<N, IpcChannel>());
+    #[cfg(feature = "aeron")]
+    if N <= 128 {
+        // Longer messages come in fragments.
+        suite.add(batches::<N, Aeron>().granule(aeron::block(N)).lap(aeron::lap(N)));
+    }
     #[cfg(feature = "boost")]
     suite.add(stream::<N, native::Boost>());
     absent(suite);
@@ -114,7 +127,9 @@ fn absent(suite: &mut Suite) {
     if !cfg!(feature = "boost") {
         suite.missing("Boost.Interprocess", "built without `--features boost` (libboost-dev)");
     }
-    suite.missing("Aeron", "not built: its Rust binding compiles Aeron itself, with cmake");
+    if !cfg!(feature = "aeron") {
+        suite.missing("Aeron", "built without `--features aeron` (cmake 3.30, libclang-dev)");
+    }
 }
 
 fn main() -> ExitCode {
