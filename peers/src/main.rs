@@ -53,7 +53,7 @@ fn suite() -> Suite {
     suite
 }
 
-/// Messages for which iceoryx2's streams have room.
+/// Messages for which iceoryx2's streams have room; more do not make it faster.
 const ICEORYX_BUFFER: usize = 256;
 
 fn trips<const N: usize>(suite: &mut Suite) {
@@ -71,7 +71,7 @@ fn trips<const N: usize>(suite: &mut Suite) {
     #[cfg(feature = "dpdk")]
     suite.add(trip::<N, native::Dpdk>());
     #[cfg(feature = "boost")]
-    suite.add(trip::<N, native::Boost>());
+    suite.add(trip::<N, native::Boost<false>>());
     absent(suite);
 }
 
@@ -101,7 +101,7 @@ fn streams<const N: usize>(suite: &mut Suite) {
         suite.add(batches::<N, Aeron>().granule(aeron::block(N)).lap(aeron::lap(N)));
     }
     #[cfg(feature = "boost")]
-    suite.add(stream::<N, native::Boost>());
+    suite.add(stream::<N, native::Boost<false>>());
     absent(suite);
 }
 
@@ -116,6 +116,8 @@ fn sleepers(suite: &mut Suite) {
         suite.add(trip::<1, PacketSocket>().halt_poll(on));
         suite.add(trip::<1, PosixQueue>().halt_poll(on));
         suite.add(trip::<1, IpcChannel>().halt_poll(on));
+        #[cfg(feature = "boost")]
+        suite.add(trip::<1, native::Boost<true>>().halt_poll(on));
     }
 }
 

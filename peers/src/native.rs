@@ -139,33 +139,36 @@ mod boost {
         fn peer_boost_open(name: *const c_char) -> *mut c_void;
         fn peer_boost_close(queue: *mut c_void);
         fn peer_boost_remove(name: *const c_char);
+        fn peer_boost_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
+        fn peer_boost_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
         fn peer_boost_try_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
         fn peer_boost_try_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
     }
 
-    /// Boost.Interprocess `message_queue`, polled.
-    pub struct Boost;
+    /// Boost.Interprocess `message_queue`, polled, or with its blocking calls.
+    pub struct Boost<const BLOCKING: bool>;
 
     /// One end.
-    pub struct QueueEnd {
+    pub struct QueueEnd<const BLOCKING: bool> {
         queue: NonNull<c_void>,
         message: Vec<u64>,
     }
 
-    impl Drop for QueueEnd {
+    impl<const BLOCKING: bool> Drop for QueueEnd<BLOCKING> {
         fn drop(&mut self) {
             // SAFETY: made by one of the two functions that make queues, and not used any more.
             unsafe { peer_boost_close(self.queue.as_ptr()) };
         }
     }
 
-    impl Send for QueueEnd {
+    impl<const BLOCKING: bool> Send for QueueEnd<BLOCKING> {
         fn send(&mut self, number: u64) -> Outcome {
             fill(&mut self.message, number);
             let (bytes, len) = (self.message.as_ptr().cast(), self.message.len() * 8);
             loop {
+                let call = if BLOCKING { peer_boost_send } else { peer_boost_try_send };
                 // SAFETY: a living queue, and as many bytes as are said.
-                match unsafe { peer_boost_try_send(self.queue.as_ptr(), bytes, len) } {
+                match unsafe { call(self.queue.as_ptr(), bytes, len) } {
                     0 => spin_loop(),
                     1 => return Ok(()),
                     _ => return Err("message_queue threw".into()),
@@ -174,12 +177,13 @@ mod boost {
         }
     }
 
-    impl Receive for QueueEnd {
+    impl<const BLOCKING: bool> Receive for QueueEnd<BLOCKING> {
         fn receive(&mut self) -> Outcome<u64> {
             let (bytes, len) = (self.message.as_mut_ptr().cast(), self.message.len() * 8);
             loop {
+                let call = if BLOCKING { peer_boost_receive } else { peer_boost_try_receive };
                 // SAFETY: a living queue, and room for as many bytes as are said.
-                match unsafe { peer_boost_try_receive(self.queue.as_ptr(), bytes, len) } {
+                match unsafe { call(self.queue.as_ptr(), bytes, len) } {
                     0 => spin_loop(),
                     1 => return Ok(sum(&self.message)),
                     _ => return Err("message_queue threw".into()),
@@ -188,20 +192,23 @@ mod boost {
         }
     }
 
-    impl<const N: usize> Peer<N> for Boost {
+    impl<const N: usize, const BLOCKING: bool> Peer<N> for Boost<BLOCKING> {
         const NAME: &'static str = "Boost.Interprocess message_queue";
         const PLACE: Place = Place::Processes;
-        const NOTE: &'static str =
-            "a locked queue for many producers and consumers; polled with try_send and try_receive";
-        type Sender = QueueEnd;
-        type Receiver = QueueEnd;
+        const NOTE: &'static str = if BLOCKING {
+            "a locked queue for many producers and consumers"
+        } else {
+            "a locked queue for many producers and consumers; polled with try_send and try_receive"
+        };
+        type Sender = QueueEnd<BLOCKING>;
+        type Receiver = QueueEnd<BLOCKING>;
 
         fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
             let name = CString::new(format!("{}-{channel}", stage.name()))?;
             // SAFETY: a string that ends with zero.
             let queue =
                 unsafe { peer_boost_make(name.as_ptr(), crate::harness::slots::<N>(), N * 8) };
-            end::<N>(queue, sends)
+            end::<N, BLOCKING>(queue, sends)
         }
 
         fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
@@ -210,11 +217,14 @@ mod boost {
             let queue = unsafe { peer_boost_open(name.as_ptr()) };
             // SAFETY: as above; both halves have it mapped by now.
             unsafe { peer_boost_remove(name.as_ptr()) };
-            end::<N>(queue, sends)
+            end::<N, BLOCKING>(queue, sends)
         }
     }
 
-    fn end<const N: usize>(queue: *mut c_void, sends: bool) -> Outcome<Ends<N, Boost>> {
+    fn end<const N: usize, const BLOCKING: bool>(
+        queue: *mut c_void,
+        sends: bool,
+    ) -> Outcome<Ends<N, Boost<BLOCKING>>> {
         let queue = NonNull::new(queue).ok_or("message_queue threw")?;
         let end = QueueEnd { queue, message: vec![0; N] };
         Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
