@@ -97,7 +97,7 @@ mod dpdk {
     impl<const N: usize> Peer<N> for Dpdk {
         const NAME: &'static str = "DPDK rte_ring";
         const PLACE: Place = Place::Threads;
-        const NOTE: &'static str = "each call or batch costs a C call; messages of 8 bytes are copied, longer ones are not";
+        const NOTE: &'static str = "each message or batch costs a C call";
         type Sender = RingEnd<N>;
         type Receiver = RingEnd<N>;
 
