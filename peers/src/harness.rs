@@ -87,7 +87,8 @@ fn contest<const N: usize, P: Peer<N>>(
     Contest::new(name, Role::Peer, unit, halves.clone(), halves).place(P::PLACE).note(P::NOTE)
 }
 
-/// Round trips.
+/// Round trips. Those of large messages go once through the ring before the clock starts, so that
+/// all of its pages are there; small ones have few.
 pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
     contest::<N, P>(P::NAME.to_owned(), Unit::RoundTrip, |stage| {
         let (out, back) = match (end::<N, P>(stage, 0)?, end::<N, P>(stage, 1)?) {
@@ -103,6 +104,7 @@ pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
             || Ok(back.receive_in_turn()? / N as u64),
         )
     })
+    .lap(if N > 8 { slots::<N>() as u64 } else { 1 })
 }
 
 /// A stream, one message per call.
