@@ -10,6 +10,7 @@ fn main() {
             .cpp(true)
             .std("c++14")
             .opt_level(3)
+            .flag("-march=native")
             .file("native/boost.cpp")
             .compile("peer_boost");
         println!("cargo::rustc-link-lib=rt");
@@ -24,7 +25,8 @@ fn dpdk() {
     for flag in flags.unwrap_or_default().split_whitespace() {
         build.flag(flag);
     }
-    build.opt_level(3).file("native/dpdk.c").compile("peer_dpdk");
+    // Behind the flags above, which ask for an old processor.
+    build.flag("-march=native").opt_level(3).file("native/dpdk.c").compile("peer_dpdk");
     println!("cargo::rustc-link-lib=rte_ring");
     println!("cargo::rustc-link-lib=rte_eal");
 }

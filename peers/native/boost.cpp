@@ -1,4 +1,4 @@
-// Boost.Interprocess: its message queue, polled.
+// Boost.Interprocess: its message queue, polled or with its blocking calls.
 #include <boost/interprocess/ipc/message_queue.hpp>
 
 using boost::interprocess::message_queue;
@@ -28,6 +28,26 @@ void peer_boost_remove(const char *name) { message_queue::remove(name); }
 int peer_boost_try_send(void *queue, const void *bytes, size_t len) {
     try {
         return static_cast<message_queue *>(queue)->try_send(bytes, len, 0) ? 1 : 0;
+    } catch (...) {
+        return -1;
+    }
+}
+
+int peer_boost_send(void *queue, const void *bytes, size_t len) {
+    try {
+        static_cast<message_queue *>(queue)->send(bytes, len, 0);
+        return 1;
+    } catch (...) {
+        return -1;
+    }
+}
+
+int peer_boost_receive(void *queue, void *bytes, size_t len) {
+    try {
+        size_t got;
+        unsigned priority;
+        static_cast<message_queue *>(queue)->receive(bytes, len, got, priority);
+        return 1;
     } catch (...) {
         return -1;
     }

@@ -19,6 +19,10 @@ pub trait Send {
 pub trait Receive {
     /// Receives one: the sum of its words.
     fn receive(&mut self) -> Outcome<u64>;
+    /// The same in a round trip, where another way to wait may be better.
+    fn receive_in_turn(&mut self) -> Outcome<u64> {
+        self.receive()
+    }
     /// Receives up to `max`: how many, and the sum of their words.
     fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
         let _ = max;
@@ -40,6 +44,8 @@ pub trait Peer<const N: usize>: 'static {
     const PLACE: Place;
     /// What is unfair to it, or what it does not do.
     const NOTE: &'static str;
+    /// What it is that has 32 messages where [`batches`] are measured.
+    const BATCHES: &'static str = "batches of 32";
     type Sender: Send;
     type Receiver: Receive;
 
@@ -81,7 +87,8 @@ fn contest<const N: usize, P: Peer<N>>(
     Contest::new(name, Role::Peer, unit, halves.clone(), halves).place(P::PLACE).note(P::NOTE)
 }
 
-/// Round trips.
+/// Round trips. Those of large messages go once through the ring before the clock starts, so that
+/// all of its pages are there; small ones have few.
 pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
     contest::<N, P>(P::NAME.to_owned(), Unit::RoundTrip, |stage| {
         let (out, back) = match (end::<N, P>(stage, 0)?, end::<N, P>(stage, 1)?) {
@@ -91,8 +98,13 @@ pub fn trip<const N: usize, P: Peer<N>>() -> Contest {
             _ => return Err("two ends of one kind".into()),
         };
         let (mut out, mut back) = (out, back);
-        drive::ping_pong(stage, |number| out.send(number), || Ok(back.receive()? / N as u64))
+        drive::ping_pong(
+            stage,
+            |number| out.send(number),
+            || Ok(back.receive_in_turn()? / N as u64),
+        )
     })
+    .lap(if N > 8 { slots::<N>() as u64 } else { 1 })
 }
 
 /// A stream, one message per call.
@@ -111,7 +123,7 @@ pub const BATCH: u64 = 32;
 /// A stream, 32 messages per call.
 pub fn batches<const N: usize, P: Peer<N>>() -> Contest {
     let unit = Unit::Stream(N as u64 * 8);
-    let name = format!("{}, batches of 32", P::NAME);
+    let name = format!("{}, {}", P::NAME, P::BATCHES);
     contest::<N, P>(name, unit, |stage| match end::<N, P>(stage, 0)? {
         End::Sender(mut sender) => {
             drive::send_batches(stage, BATCH, |first| sender.send_batch(first, BATCH))

@@ -1,5 +1,5 @@
-//! What the kernel moves: pipes, sockets, message queues. Each call is a system call, and the
-//! receiver sleeps when there is nothing.
+//! What the kernel moves: pipes, sockets, message queues, counters. Each call is a system call,
+//! and the receiver sleeps when there is nothing.
 
 use crate::harness::{End, Ends, Peer, Receive, Send};
 use crate::passing;
@@ -7,10 +7,12 @@ use bench_kit::words::{fill, sum};
 use bench_kit::{Outcome, Place, Stage};
 use bytemuck::{cast_slice, cast_slice_mut};
 use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_open, mq_receive, mq_send, mq_unlink};
+use nix::sys::eventfd;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 const NOTE: &str = "one system call per message or batch; it sleeps when there is nothing";
@@ -119,6 +121,99 @@ impl<const N: usize> Peer<N> for Socket {
     fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
         let [fd] = passing::fetch(stage, channel)?;
         Ok(if sends { End::Sender(Writer::new(fd)) } else { End::Receiver(Reader::new(fd)) })
+    }
+}
+
+/// A Unix socket that keeps messages apart.
+pub struct PacketSocket;
+
+/// One end of it.
+pub struct PacketEnd {
+    socket: OwnedFd,
+    message: Vec<u64>,
+}
+
+impl Send for PacketEnd {
+    fn send(&mut self, number: u64) -> Outcome {
+        fill(&mut self.message, number);
+        let bytes = cast_slice(&self.message);
+        let sent = send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+        if sent == bytes.len() { Ok(()) } else { Err("a part of a packet was sent".into()) }
+    }
+}
+
+impl Receive for PacketEnd {
+    fn receive(&mut self) -> Outcome<u64> {
+        let bytes: &mut [u8] = cast_slice_mut(&mut self.message);
+        let whole = bytes.len();
+        // All of a packet comes, or nothing: 0 bytes are the end.
+        let came = recv(self.socket.as_raw_fd(), bytes, MsgFlags::empty())?;
+        if came == whole { Ok(sum(&self.message)) } else { Err("a packet of another size".into()) }
+    }
+}
+
+impl<const N: usize> Peer<N> for PacketSocket {
+    const NAME: &'static str = "Unix seqpacket socket";
+    const PLACE: Place = Place::Processes;
+    const NOTE: &'static str = NOTE;
+    type Sender = PacketEnd;
+    type Receiver = PacketEnd;
+
+    fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+        let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let (own, other) = socketpair(AddressFamily::Unix, kind, None, flags)?;
+        passing::leave(stage, channel, [other]);
+        let end = PacketEnd { socket: own, message: vec![0; N] };
+        Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+    }
+
+    fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+        let [socket] = passing::fetch(stage, channel)?;
+        let end = PacketEnd { socket, message: vec![0; N] };
+        Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+    }
+}
+
+/// An eventfd, blocking. Its counter carries the number: each one is read before the next is
+/// added.
+pub struct EventFd;
+
+/// One end of it.
+pub struct EventEnd(File);
+
+impl Send for EventEnd {
+    fn send(&mut self, number: u64) -> Outcome {
+        Ok(self.0.write_all(&number.to_ne_bytes())?)
+    }
+}
+
+impl Receive for EventEnd {
+    fn receive(&mut self) -> Outcome<u64> {
+        let mut number = [0; 8];
+        self.0.read_exact(&mut number)?;
+        Ok(u64::from_ne_bytes(number))
+    }
+}
+
+impl Peer<1> for EventFd {
+    const NAME: &'static str = "eventfd";
+    const PLACE: Place = Place::Processes;
+    const NOTE: &'static str = "a wake-up with a counter of 8 bytes, no queue";
+    type Sender = EventEnd;
+    type Receiver = EventEnd;
+
+    fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<1, Self>> {
+        let flags = eventfd::EfdFlags::EFD_CLOEXEC;
+        let event = OwnedFd::from(eventfd::EventFd::from_value_and_flags(0, flags)?);
+        passing::leave(stage, channel, [event.try_clone()?]);
+        let end = EventEnd(event.into());
+        Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+    }
+
+    fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<1, Self>> {
+        let [event] = passing::fetch(stage, channel)?;
+        let end = EventEnd(event.into());
+        Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
     }
 }
 

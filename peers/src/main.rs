@@ -5,17 +5,23 @@
 //! under the table says so; peers that only work between threads are labelled.
 //! Options are those of the other benchmark (`--help`).
 
+#[cfg(feature = "aeron")]
+mod aeron;
 mod harness;
+mod iceoryx;
 mod kernel;
 mod native;
 mod passing;
 mod shared;
 mod threads;
 
+#[cfg(feature = "aeron")]
+use aeron::Aeron;
 use bench_kit::{Suite, ours};
 use harness::{batches, stream, trip};
-use kernel::{Pipe, PosixQueue, Socket};
-use shared::{Iceoryx, IpcChannel, ShmemIpc};
+use iceoryx::{Iceoryx, IceoryxEvent};
+use kernel::{EventFd, PacketSocket, Pipe, PosixQueue, Socket};
+use shared::{IpcChannel, ShmemIpc, ShmemIpcAsleep};
 use std::process::ExitCode;
 use threads::{ArrayQueue, Channel, Ringbuf, Rtrb};
 
@@ -26,6 +32,7 @@ fn suite() -> Suite {
     ours::waiting(&mut suite);
     suite.table("rt-8", "", "");
     trips::<1>(&mut suite);
+    suite.add(iceoryx::request_response());
     suite.table("rt-64", "", "");
     trips::<8>(&mut suite);
     suite.table("rt-4k", "", "");
@@ -46,18 +53,25 @@ fn suite() -> Suite {
     suite
 }
 
+/// Messages for which iceoryx2's streams have room; more do not make it faster.
+const ICEORYX_BUFFER: usize = 256;
+
 fn trips<const N: usize>(suite: &mut Suite) {
-    suite.add(trip::<N, ShmemIpc>()).add(trip::<N, Iceoryx>());
+    suite.add(trip::<N, ShmemIpc>()).add(trip::<N, Iceoryx<1>>());
     suite.add(trip::<N, Rtrb>()).add(trip::<N, Ringbuf>());
     if N <= 8 {
         suite.add(trip::<N, ArrayQueue>()).add(trip::<N, Channel>());
     }
-    suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>());
+    suite.add(trip::<N, Pipe>()).add(trip::<N, Socket>()).add(trip::<N, PacketSocket>());
     suite.add(trip::<N, PosixQueue>()).add(trip::<N, IpcChannel>());
+    #[cfg(feature = "aeron")]
+    if N <= 8 {
+        suite.add(trip::<N, Aeron>());
+    }
     #[cfg(feature = "dpdk")]
     suite.add(trip::<N, native::Dpdk>());
     #[cfg(feature = "boost")]
-    suite.add(trip::<N, native::Boost>());
+    suite.add(trip::<N, native::Boost<false>>());
     absent(suite);
 }
 
@@ -73,7 +87,7 @@ fn small_streams<const N: usize>(suite: &mut Suite) {
 }
 
 fn streams<const N: usize>(suite: &mut Suite) {
-    suite.add(stream::<N, ShmemIpc>()).add(stream::<N, Iceoryx>());
+    suite.add(stream::<N, ShmemIpc>()).add(stream::<N, Iceoryx<ICEORYX_BUFFER>>());
     suite.add(stream::<N, Rtrb>()).add(stream::<N, Ringbuf>());
     suite.add(stream::<N, Pipe>()).add(stream::<N, Socket>());
     if N <= 512 {
@@ -81,8 +95,13 @@ fn streams<const N: usize>(suite: &mut Suite) {
         suite.add(stream::<N, PosixQueue>());
     }
     suite.add(stream::<N, IpcChannel>());
+    #[cfg(feature = "aeron")]
+    if N <= 128 {
+        // Longer messages come in fragments.
+        suite.add(batches::<N, Aeron>().granule(aeron::block(N)).lap(aeron::lap(N)));
+    }
     #[cfg(feature = "boost")]
-    suite.add(stream::<N, native::Boost>());
+    suite.add(stream::<N, native::Boost<false>>());
     absent(suite);
 }
 
@@ -90,9 +109,15 @@ fn streams<const N: usize>(suite: &mut Suite) {
 fn sleepers(suite: &mut Suite) {
     for (key, on) in [("asleep-halt", false), ("asleep-poll", true)] {
         suite.table(key, "", "");
+        suite.add(trip::<1, EventFd>().halt_poll(on));
+        suite.add(trip::<1, IceoryxEvent>().halt_poll(on));
+        suite.add(trip::<1, ShmemIpcAsleep>().halt_poll(on));
         suite.add(trip::<1, Pipe>().halt_poll(on)).add(trip::<1, Socket>().halt_poll(on));
+        suite.add(trip::<1, PacketSocket>().halt_poll(on));
         suite.add(trip::<1, PosixQueue>().halt_poll(on));
         suite.add(trip::<1, IpcChannel>().halt_poll(on));
+        #[cfg(feature = "boost")]
+        suite.add(trip::<1, native::Boost<true>>().halt_poll(on));
     }
 }
 
@@ -104,7 +129,9 @@ fn absent(suite: &mut Suite) {
     if !cfg!(feature = "boost") {
         suite.missing("Boost.Interprocess", "built without `--features boost` (libboost-dev)");
     }
-    suite.missing("Aeron", "not built: its Rust binding compiles Aeron itself, with cmake");
+    if !cfg!(feature = "aeron") {
+        suite.missing("Aeron", "built without `--features aeron` (cmake 3.30, libclang-dev)");
+    }
 }
 
 fn main() -> ExitCode {

@@ -12,26 +12,21 @@ pub use boost::Boost;
 
 #[cfg(feature = "dpdk")]
 mod dpdk {
-    use crate::harness::{End, Ends, Peer, Receive, Send, slots};
+    use crate::harness::{BATCH, End, Ends, Peer, Receive, Send, slots};
     use bench_kit::{Outcome, Place, Stage};
     use core::ffi::{c_int, c_long, c_uint, c_void};
     use core::hint::spin_loop;
     use std::sync::Arc;
 
     unsafe extern "C" {
-        safe fn peer_dpdk_size(bytes: c_uint, slots: c_uint) -> c_long;
+        safe fn peer_dpdk_size(words: c_uint, slots: c_uint) -> c_long;
         fn peer_dpdk_init(memory: *mut c_void, slots: c_uint) -> c_int;
-        fn peer_dpdk_enqueue(
+        fn peer_dpdk_send(ring: *mut c_void, words: c_uint, first: u64, count: c_uint) -> c_uint;
+        fn peer_dpdk_receive(
             ring: *mut c_void,
-            messages: *const c_void,
-            bytes: c_uint,
+            words: c_uint,
             count: c_uint,
-        ) -> c_uint;
-        fn peer_dpdk_dequeue(
-            ring: *mut c_void,
-            messages: *mut c_void,
-            bytes: c_uint,
-            count: c_uint,
+            total: &mut u64,
         ) -> c_uint;
     }
 
@@ -54,7 +49,6 @@ mod dpdk {
     pub struct RingEnd<const N: usize>(
         #[expect(dead_code, reason = "keeps the memory")] Arc<Ring>,
         *mut c_void,
-        Vec<[u64; N]>,
     );
     // SAFETY: the pointer leads into the ring, which the end keeps.
     unsafe impl<const N: usize> core::marker::Send for RingEnd<N> {}
@@ -65,16 +59,13 @@ mod dpdk {
         }
 
         fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
-            for (message, number) in self.2.iter_mut().zip(first..first + count) {
-                *message = [number; N];
-            }
             let mut sent = 0;
-            while sent < count as usize {
-                let rest = self.2[sent..count as usize].as_ptr().cast();
-                let left = count as u32 - sent as u32;
-                // SAFETY: the ring was made for messages of this size; `left` of them are there.
-                let now = unsafe { peer_dpdk_enqueue(self.1, rest, N as u32 * 8, left) };
-                sent += now as usize;
+            while sent < count {
+                let left = (count - sent).min(BATCH) as c_uint;
+                // SAFETY: the ring was made for messages of this size, and this is its one
+                // producer; the C side takes up to `BATCH`.
+                let now = unsafe { peer_dpdk_send(self.1, N as c_uint, first + sent, left) };
+                sent += u64::from(now);
                 if now == 0 {
                     spin_loop();
                 }
@@ -89,15 +80,14 @@ mod dpdk {
         }
 
         fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
+            let max = max.min(BATCH) as c_uint;
+            let mut total = 0;
             loop {
-                let room = self.2.as_mut_ptr().cast();
-                let max = max.min(self.2.len() as u64) as u32;
-                // SAFETY: the ring was made for messages of this size; there is room for `max`.
-                let now = unsafe { peer_dpdk_dequeue(self.1, room, N as u32 * 8, max) };
+                // SAFETY: the ring was made for messages of this size, and this is its one
+                // consumer; the C side takes up to `BATCH`.
+                let now = unsafe { peer_dpdk_receive(self.1, N as c_uint, max, &mut total) };
                 if now > 0 {
-                    let words = self.2[..now as usize].as_flattened();
-                    let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
-                    return Ok((u64::from(now), sum));
+                    return Ok((u64::from(now), total));
                 }
                 spin_loop();
             }
@@ -107,14 +97,13 @@ mod dpdk {
     impl<const N: usize> Peer<N> for Dpdk {
         const NAME: &'static str = "DPDK rte_ring";
         const PLACE: Place = Place::Threads;
-        const NOTE: &'static str =
-            "each message or batch is copied once more than in place, and costs a C call";
+        const NOTE: &'static str = "each message or batch costs a C call";
         type Sender = RingEnd<N>;
         type Receiver = RingEnd<N>;
 
         fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
             let slots = slots::<N>().next_power_of_two() as u32;
-            let size = peer_dpdk_size(N as u32 * 8, slots);
+            let size = peer_dpdk_size(N as u32, slots);
             let lines = usize::try_from(size)?.div_ceil(128) + 1;
             let mut memory = vec![Line([0; 128]); lines];
             let at: *mut c_void = memory.as_mut_ptr().cast();
@@ -123,7 +112,7 @@ mod dpdk {
                 return Err("rte_ring_init refused".into());
             }
             let ring = Arc::new(Ring(memory.into()));
-            let end = || RingEnd(Arc::clone(&ring), at, vec![[0; N]; 32]);
+            let end = || RingEnd::<N>(Arc::clone(&ring), at);
             stage.hand(end());
             Ok(if sends { End::Sender(end()) } else { End::Receiver(end()) })
         }
@@ -150,33 +139,36 @@ mod boost {
         fn peer_boost_open(name: *const c_char) -> *mut c_void;
         fn peer_boost_close(queue: *mut c_void);
         fn peer_boost_remove(name: *const c_char);
+        fn peer_boost_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
+        fn peer_boost_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
         fn peer_boost_try_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
         fn peer_boost_try_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
     }
 
-    /// Boost.Interprocess `message_queue`, polled.
-    pub struct Boost;
+    /// Boost.Interprocess `message_queue`, polled, or with its blocking calls.
+    pub struct Boost<const BLOCKING: bool>;
 
     /// One end.
-    pub struct QueueEnd {
+    pub struct QueueEnd<const BLOCKING: bool> {
         queue: NonNull<c_void>,
         message: Vec<u64>,
     }
 
-    impl Drop for QueueEnd {
+    impl<const BLOCKING: bool> Drop for QueueEnd<BLOCKING> {
         fn drop(&mut self) {
             // SAFETY: made by one of the two functions that make queues, and not used any more.
             unsafe { peer_boost_close(self.queue.as_ptr()) };
         }
     }
 
-    impl Send for QueueEnd {
+    impl<const BLOCKING: bool> Send for QueueEnd<BLOCKING> {
         fn send(&mut self, number: u64) -> Outcome {
             fill(&mut self.message, number);
             let (bytes, len) = (self.message.as_ptr().cast(), self.message.len() * 8);
             loop {
+                let call = if BLOCKING { peer_boost_send } else { peer_boost_try_send };
                 // SAFETY: a living queue, and as many bytes as are said.
-                match unsafe { peer_boost_try_send(self.queue.as_ptr(), bytes, len) } {
+                match unsafe { call(self.queue.as_ptr(), bytes, len) } {
                     0 => spin_loop(),
                     1 => return Ok(()),
                     _ => return Err("message_queue threw".into()),
@@ -185,12 +177,13 @@ mod boost {
         }
     }
 
-    impl Receive for QueueEnd {
+    impl<const BLOCKING: bool> Receive for QueueEnd<BLOCKING> {
         fn receive(&mut self) -> Outcome<u64> {
             let (bytes, len) = (self.message.as_mut_ptr().cast(), self.message.len() * 8);
             loop {
+                let call = if BLOCKING { peer_boost_receive } else { peer_boost_try_receive };
                 // SAFETY: a living queue, and room for as many bytes as are said.
-                match unsafe { peer_boost_try_receive(self.queue.as_ptr(), bytes, len) } {
+                match unsafe { call(self.queue.as_ptr(), bytes, len) } {
                     0 => spin_loop(),
                     1 => return Ok(sum(&self.message)),
                     _ => return Err("message_queue threw".into()),
@@ -199,20 +192,23 @@ mod boost {
         }
     }
 
-    impl<const N: usize> Peer<N> for Boost {
+    impl<const N: usize, const BLOCKING: bool> Peer<N> for Boost<BLOCKING> {
         const NAME: &'static str = "Boost.Interprocess message_queue";
         const PLACE: Place = Place::Processes;
-        const NOTE: &'static str =
-            "a locked queue for many producers and consumers; polled with try_send and try_receive";
-        type Sender = QueueEnd;
-        type Receiver = QueueEnd;
+        const NOTE: &'static str = if BLOCKING {
+            "a locked queue for many producers and consumers"
+        } else {
+            "a locked queue for many producers and consumers; polled with try_send and try_receive"
+        };
+        type Sender = QueueEnd<BLOCKING>;
+        type Receiver = QueueEnd<BLOCKING>;
 
         fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
             let name = CString::new(format!("{}-{channel}", stage.name()))?;
             // SAFETY: a string that ends with zero.
             let queue =
                 unsafe { peer_boost_make(name.as_ptr(), crate::harness::slots::<N>(), N * 8) };
-            end::<N>(queue, sends)
+            end::<N, BLOCKING>(queue, sends)
         }
 
         fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
@@ -221,11 +217,14 @@ mod boost {
             let queue = unsafe { peer_boost_open(name.as_ptr()) };
             // SAFETY: as above; both halves have it mapped by now.
             unsafe { peer_boost_remove(name.as_ptr()) };
-            end::<N>(queue, sends)
+            end::<N, BLOCKING>(queue, sends)
         }
     }
 
-    fn end<const N: usize>(queue: *mut c_void, sends: bool) -> Outcome<Ends<N, Boost>> {
+    fn end<const N: usize, const BLOCKING: bool>(
+        queue: *mut c_void,
+        sends: bool,
+    ) -> Outcome<Ends<N, Boost<BLOCKING>>> {
         let queue = NonNull::new(queue).ok_or("message_queue threw")?;
         let end = QueueEnd { queue, message: vec![0; N] };
         Ok(if sends { End::Sender(end) } else { End::Receiver(end) })

@@ -1,15 +1,12 @@
-//! Peers on shared memory between processes: shmem-ipc, iceoryx2, ipc-channel.
+//! Peers on shared memory between processes: shmem-ipc; and ipc-channel.
 #![expect(unsafe_code, reason = "peers as they are used best: messages are written in place")]
 
 use crate::harness::{End, Ends, Peer, Receive, Send, slots};
 use crate::passing;
-use bench_kit::words::{fill, fill_uninit, sum};
+use bench_kit::words::{fill, sum};
 use bench_kit::{Outcome, Place, Stage};
 use bytemuck::cast_slice;
 use core::hint::spin_loop;
-use iceoryx2::port::publisher::Publisher;
-use iceoryx2::port::subscriber::Subscriber;
-use iceoryx2::prelude::*;
 use ipc_channel::ipc::{
     IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender, bytes_channel,
 };
@@ -23,20 +20,16 @@ pub struct ShmemIpc;
 impl<const N: usize> Send for sharedring::Sender<[u64; N]> {
     fn send(&mut self, number: u64) -> Outcome {
         let mut sent = 0;
-        while sent == 0 {
+        loop {
             self.sender_mut().send(|slots, _| {
-                let words = slots.cast::<u64>();
-                // SAFETY: the ring lends room for at least one message of `N` words, and its
-                // only reader, the other half, does not look at it before we return.
-                fill(unsafe { core::slice::from_raw_parts_mut(words, N) }, number);
-                sent = 1;
-                1
+                sent = write_one::<N>(slots, number);
+                sent
             })?;
-            if sent == 0 {
-                spin_loop();
+            if sent > 0 {
+                return Ok(());
             }
+            await_room(self)?;
         }
-        Ok(())
     }
 
     fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
@@ -45,7 +38,8 @@ impl<const N: usize> Send for sharedring::Sender<[u64; N]> {
             let before = sent;
             self.sender_mut().send(|slots, room| {
                 let now = (count - sent).min(room as u64) as usize;
-                // SAFETY: as above, for `room` messages.
+                // SAFETY: the ring lends room for `room` messages, and its only reader, the other
+                // half, does not look at it before we return.
                 let slots = unsafe { core::slice::from_raw_parts_mut(slots, now) };
                 for (slot, number) in slots.iter_mut().zip(first + sent..) {
                     *slot = [number; N];
@@ -54,7 +48,7 @@ impl<const N: usize> Send for sharedring::Sender<[u64; N]> {
                 now
             })?;
             if sent == before {
-                spin_loop();
+                await_room(self)?;
             }
         }
         Ok(())
@@ -66,23 +60,62 @@ impl<const N: usize> Receive for sharedring::Receiver<[u64; N]> {
         Ok(self.receive_batch(1)?.1)
     }
 
+    fn receive_in_turn(&mut self) -> Outcome<u64> {
+        if N > 1 {
+            return self.receive();
+        }
+        // Its writes to the count take that line away from the sender, which has nothing to do,
+        // and then it is here. With longer messages that does not pay.
+        let mut came = None;
+        loop {
+            self.receiver_mut().recv(|slots, _| {
+                came = Some(sum_of(slots, 1));
+                1
+            })?;
+            if let Some(sum) = came {
+                return Ok(sum);
+            }
+            spin_loop();
+        }
+    }
+
     fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
         let mut came = (0, 0);
-        while came.0 == 0 {
-            self.receiver_mut().recv(|slots, count| {
-                let now = count.min(max as usize);
-                // SAFETY: the ring lends `count` messages, which its only writer, the other
-                // half, does not touch before we return.
-                let slots = unsafe { core::slice::from_raw_parts(slots, now) };
-                came = (now as u64, sum(slots.as_flattened()));
-                now
-            })?;
-            if came.0 == 0 {
-                spin_loop();
-            }
+        // `recv` would write to the shared count each time; this only looks.
+        while self.receiver_mut().read_count()? == 0 {
+            spin_loop();
         }
+        self.receiver_mut().recv(|slots, count| {
+            let now = count.min(max as usize);
+            came = (now as u64, sum_of(slots, now));
+            now
+        })?;
         Ok(came)
     }
+}
+
+/// Waits until there is room. `send` would write to the shared count each time; this only looks.
+fn await_room<const N: usize>(sender: &mut sharedring::Sender<[u64; N]>) -> Outcome {
+    while sender.sender_mut().write_count()? == 0 {
+        spin_loop();
+    }
+    Ok(())
+}
+
+/// Writes one message where the ring says.
+fn write_one<const N: usize>(slots: *mut [u64; N], number: u64) -> usize {
+    let words = slots.cast::<u64>();
+    // SAFETY: the ring calls this with room for at least one message of `N` words, and its only
+    // reader, the other half, does not look at it before we return.
+    fill(unsafe { core::slice::from_raw_parts_mut(words, N) }, number);
+    1
+}
+
+/// The sum of all words of `count` messages that the ring lends.
+fn sum_of<const N: usize>(slots: *const [u64; N], count: usize) -> u64 {
+    // SAFETY: the ring lends at least so many messages, which its only writer, the other half,
+    // does not touch before we return.
+    sum(unsafe { core::slice::from_raw_parts(slots, count) }.as_flattened())
 }
 
 fn copies(parts: [&dyn AsFd; 3]) -> Outcome<[OwnedFd; 3]> {
@@ -124,84 +157,52 @@ impl<const N: usize> Peer<N> for ShmemIpc {
     }
 }
 
-/// iceoryx2: publish-subscribe of slices, polled.
-pub struct Iceoryx;
+/// shmem-ipc as its examples use it: with the eventfds, by which both sides sleep.
+pub struct ShmemIpcAsleep;
 
-/// A port and what must live as long.
-pub struct IceoryxSender<const N: usize> {
-    port: Publisher<ipc::Service, [u64], ()>,
-    _node: Node<ipc::Service>,
-}
+/// An end that sleeps.
+pub struct Sleeping<T>(T);
 
-/// A port and what must live as long.
-pub struct IceoryxReceiver {
-    port: Subscriber<ipc::Service, [u64], ()>,
-    _node: Node<ipc::Service>,
-}
-
-impl<const N: usize> Send for IceoryxSender<N> {
+impl Send for Sleeping<sharedring::Sender<[u64; 1]>> {
     fn send(&mut self, number: u64) -> Outcome {
-        let mut sample = self.port.loan_slice_uninit(N)?;
-        fill_uninit(sample.payload_mut(), number);
-        // SAFETY: every word was written.
-        let sample = unsafe { sample.assume_init() };
-        sample.send()?;
+        self.0.block_until_writable()?;
+        self.0.send_raw(|slots, _| write_one(slots, number))?;
         Ok(())
     }
 }
 
-impl Receive for IceoryxReceiver {
+impl Receive for Sleeping<sharedring::Receiver<[u64; 1]>> {
     fn receive(&mut self) -> Outcome<u64> {
-        loop {
-            if let Some(sample) = self.port.receive()? {
-                return Ok(sum(sample.payload()));
-            }
-            spin_loop();
-        }
+        let mut number = 0;
+        self.0.block_until_readable()?;
+        self.0.receive_raw(|slots, _| {
+            number = sum_of(slots, 1);
+            1
+        })?;
+        Ok(number)
     }
 }
 
-fn iceoryx<const N: usize>(
-    stage: &Stage,
-    channel: usize,
-    sends: bool,
-) -> Outcome<Ends<N, Iceoryx>> {
-    set_log_level(LogLevel::Fatal);
-    let node = NodeBuilder::new().create::<ipc::Service>()?;
-    let name = format!("{}/{channel}", stage.name());
-    let service = node
-        .service_builder(&name.as_str().try_into()?)
-        .publish_subscribe::<[u64]>()
-        .enable_safe_overflow(false)
-        .history_size(0)
-        .subscriber_max_buffer_size(slots::<N>().min(256))
-        .open_or_create()?;
-    Ok(if sends {
-        let port = service
-            .publisher_builder()
-            .initial_max_slice_len(N)
-            .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
-            .create()?;
-        End::Sender(IceoryxSender { port, _node: node })
-    } else {
-        End::Receiver(IceoryxReceiver { port: service.subscriber_builder().create()?, _node: node })
-    })
-}
-
-impl<const N: usize> Peer<N> for Iceoryx {
-    const NAME: &'static str = "iceoryx2";
+impl Peer<1> for ShmemIpcAsleep {
+    const NAME: &'static str = "shmem-ipc, eventfd";
     const PLACE: Place = Place::Processes;
-    const NOTE: &'static str =
-        "publish-subscribe with discovery and many subscribers, which costs it here";
-    type Sender = IceoryxSender<N>;
-    type Receiver = IceoryxReceiver;
+    const NOTE: &'static str = "nothing is checked against a bad peer";
+    type Sender = Sleeping<sharedring::Sender<[u64; 1]>>;
+    type Receiver = Sleeping<sharedring::Receiver<[u64; 1]>>;
 
-    fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
-        iceoryx::<N>(stage, channel, sends)
+    fn make(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<1, Self>> {
+        Ok(sleeping(<ShmemIpc as Peer<1>>::make(stage, channel, sends)?))
     }
 
-    fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
-        iceoryx::<N>(stage, channel, sends)
+    fn open(stage: &Stage, channel: usize, sends: bool) -> Outcome<Ends<1, Self>> {
+        Ok(sleeping(<ShmemIpc as Peer<1>>::open(stage, channel, sends)?))
+    }
+}
+
+fn sleeping<S, R>(end: End<S, R>) -> End<Sleeping<S>, Sleeping<R>> {
+    match end {
+        End::Sender(sender) => End::Sender(Sleeping(sender)),
+        End::Receiver(receiver) => End::Receiver(Sleeping(receiver)),
     }
 }
 
@@ -240,7 +241,7 @@ impl Receive for Late<IpcBytesReceiver> {
 impl<const N: usize> Peer<N> for IpcChannel {
     const NAME: &'static str = "ipc-channel";
     const PLACE: Place = Place::Processes;
-    const NOTE: &'static str = "a Unix socket, or a memfd for large messages";
+    const NOTE: &'static str = "a Unix seqpacket socket; large messages in several packets; each is received into a new Vec";
     type Sender = IpcChannelSender<N>;
     type Receiver = Late<IpcBytesReceiver>;
 

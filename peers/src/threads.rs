@@ -6,7 +6,7 @@ use bench_kit::words::{fill_uninit, sum};
 use bench_kit::{Outcome, Place, Stage};
 use core::hint::spin_loop;
 use core::mem::MaybeUninit;
-use ringbuf::traits::{Consumer as _, Observer as _, Producer as _, Raw as _, Split as _};
+use ringbuf::traits::{Consumer as _, Producer as _, Raw as _, Split as _};
 use std::sync::Arc;
 
 /// Lays one end down for the other thread and returns the other one.
@@ -93,16 +93,19 @@ impl<const N: usize> Receive for rtrb::Consumer<[u64; N]> {
     }
 
     fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
+        let mut count = max as usize;
         loop {
-            let count = self.slots().min(max as usize);
-            if count > 0 {
-                let chunk = self.read_chunk(count)?;
-                let (front, back) = chunk.as_slices();
-                let sum = sum(front.as_flattened()).wrapping_add(sum(back.as_flattened()));
-                chunk.commit_all();
-                return Ok((count as u64, sum));
+            // It looks at the shared position only if it does not know of as many.
+            match self.read_chunk(count) {
+                Ok(chunk) => {
+                    let (front, back) = chunk.as_slices();
+                    let sum = sum(front.as_flattened()).wrapping_add(sum(back.as_flattened()));
+                    chunk.commit_all();
+                    return Ok((count as u64, sum));
+                }
+                Err(rtrb::chunks::ChunkError::TooFewSlots(0)) => spin_loop(),
+                Err(rtrb::chunks::ChunkError::TooFewSlots(fewer)) => count = fewer,
             }
-            spin_loop();
         }
     }
 }
@@ -131,6 +134,9 @@ pub struct Ringbuf;
 pub struct RingbufSender<const N: usize>(ringbuf::HeapProd<[u64; N]>);
 pub struct RingbufReceiver<const N: usize>(ringbuf::HeapCons<[u64; N]>, Vec<[u64; N]>);
 
+/// As many as are pushed by one call.
+const BATCH: usize = crate::harness::BATCH as usize;
+
 impl<const N: usize> Send for RingbufSender<N> {
     fn send(&mut self, number: u64) -> Outcome {
         if N <= BY_VALUE {
@@ -139,19 +145,21 @@ impl<const N: usize> Send for RingbufSender<N> {
             }
             return Ok(());
         }
-        while self.0.is_full() {
+        loop {
+            // One look at the shared position; `is_full` would be another one.
+            if let Some(slot) = self.0.vacant_slices_mut().0.first_mut() {
+                fill_uninit(words_of(slot), number);
+                // SAFETY: there is room for one, and every word of it was written.
+                unsafe { self.0.advance_write_index(1) };
+                return Ok(());
+            }
             spin_loop();
         }
-        let (slots, _) = self.0.vacant_slices_mut();
-        fill_uninit(words_of(&mut slots[0]), number);
-        // SAFETY: there is room for one, and every word of it was written.
-        unsafe { self.0.advance_write_index(1) };
-        Ok(())
     }
 
     fn send_batch(&mut self, first: u64, count: u64) -> Outcome {
-        let messages: Vec<_> = (first..first + count).map(|number| [number; N]).collect();
-        let mut rest = &messages[..];
+        let messages: [_; BATCH] = core::array::from_fn(|at| [first + at as u64; N]);
+        let mut rest = &messages[..count as usize];
         while !rest.is_empty() {
             let count = self.0.push_slice(rest);
             rest = &rest[count..];
@@ -173,19 +181,21 @@ impl<const N: usize> Receive for RingbufReceiver<N> {
                 spin_loop();
             }
         }
-        while self.0.is_empty() {
+        loop {
+            if let Some(message) = self.0.as_slices().0.first() {
+                let sum = sum(message);
+                // SAFETY: one is there, and arrays of words need no drop.
+                unsafe { self.0.advance_read_index(1) };
+                return Ok(sum);
+            }
             spin_loop();
         }
-        let sum = sum(&self.0.as_slices().0[0]);
-        // SAFETY: one is there, and arrays of words need no drop.
-        unsafe { self.0.advance_read_index(1) };
-        Ok(sum)
     }
 
     fn receive_batch(&mut self, max: u64) -> Outcome<(u64, u64)> {
-        self.1.resize(max as usize, [0; N]);
+        let room = BATCH.min(max as usize);
         loop {
-            let count = self.0.pop_slice(&mut self.1);
+            let count = self.0.pop_slice(&mut self.1[..room]);
             if count > 0 {
                 return Ok((count as u64, sum(self.1[..count].as_flattened())));
             }
@@ -203,7 +213,12 @@ impl<const N: usize> Peer<N> for Ringbuf {
 
     fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
         let (sender, receiver) = ringbuf::HeapRb::new(slots::<N>()).split();
-        Ok(part(stage, sends, RingbufSender(sender), RingbufReceiver(receiver, Vec::new())))
+        Ok(part(
+            stage,
+            sends,
+            RingbufSender(sender),
+            RingbufReceiver(receiver, vec![[0; N]; BATCH]),
+        ))
     }
 
     fn open(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
