@@ -495,9 +495,10 @@ impl Port {
     /// and its processor fetches the next ones ahead. Both ends then go in step, a message at a
     /// time, at a fraction of the speed; that looks like a dialogue, so now and then it is tried
     /// out, ever more seldom while nothing comes of it. Off under [`WaitMode::Spin`]; part of the
-    /// time that a wait spins before it sleeps.
+    /// time that a wait spins before it sleeps. Where a message has `bytes` bytes, it is the longer
+    /// the longer it takes to write some of them.
     #[inline(never)]
-    pub(crate) fn look_away(&mut self, passed: u64) -> bool {
+    pub(crate) fn look_away(&mut self, passed: u64, bytes: u64) -> bool {
         if self.mode == WaitMode::Spin {
             return false;
         }
@@ -511,7 +512,8 @@ impl Port {
             self.patience = (self.patience * 2).min(PATIENCE.end);
         }
         self.in_step = 0;
-        for _ in 0..pauses_of_look_away() {
+        let times = 1 + (bytes / 2048).min(3) as u32;
+        for _ in 0..times * pauses_of_look_away() {
             core::hint::spin_loop();
         }
         true

@@ -34,8 +34,8 @@ pub struct RecordConsumer {
     released: u64,
     held: u64,
     held_bytes: u64,
-    /// How many records had been read when a wait last found nothing.
-    caught_up_at: u64,
+    /// How many records had been read when a wait last found nothing, and the position.
+    caught_up_at: (u64, u64),
     trusted: bool,
     corruption: Option<Corruption>,
     payload: View,
@@ -71,7 +71,7 @@ impl RecordConsumer {
             released,
             held: 0,
             held_bytes: 0,
-            caught_up_at: 0,
+            caught_up_at: (0, released),
             trusted: false,
             corruption: None,
             payload,
@@ -205,9 +205,10 @@ impl RecordConsumer {
         }
         self.port.stats.empty();
         let read = self.port.stats.get().messages.wrapping_add(self.held);
-        let passed = read.wrapping_sub(self.caught_up_at);
-        self.caught_up_at = read;
-        if self.port.look_away(passed) {
+        let passed = read.wrapping_sub(self.caught_up_at.0);
+        let each = self.position.wrapping_sub(self.caught_up_at.1) / passed.max(1);
+        self.caught_up_at = (read, self.position);
+        if self.port.look_away(passed, each) {
             match self.look() {
                 Err(RecvError::Empty) => {}
                 done => return done,

@@ -167,7 +167,7 @@ impl RecordProducer {
     #[inline(always)]
     pub fn try_push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         let place = place_or!(self, bytes.len(), 0, self.look_for_place(bytes.len(), 0)?);
-        self.send(&place, bytes);
+        self.send(place, bytes);
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl RecordProducer {
     #[inline(always)]
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         let place = place_or!(self, bytes.len(), 0, self.wait_for_place(bytes.len(), || None)?);
-        self.send(&place, bytes);
+        self.send(place, bytes);
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl RecordProducer {
     pub fn push_deadline(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), SendError> {
         let place =
             place_or!(self, bytes.len(), 0, self.wait_for_place(bytes.len(), || Some(deadline))?);
-        self.send(&place, bytes);
+        self.send(place, bytes);
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl RecordProducer {
             0,
             self.wait_for_place(bytes.len(), || deadline_after(timeout))?
         );
-        self.send(&place, bytes);
+        self.send(place, bytes);
         Ok(())
     }
 
@@ -217,19 +217,19 @@ impl RecordProducer {
     }
 
     #[inline(always)]
-    fn send(&mut self, place: &Place, bytes: &[u8]) {
-        self.clear_user_header(place);
+    fn send(&mut self, place: Place, bytes: &[u8]) {
+        self.clear_user_header(&place);
         self.payload.message(place.payload as usize, bytes.len()).write(bytes);
         self.publish_one(place, bytes.len());
     }
 
     /// P3 to P6 for one record alone.
     #[inline(always)]
-    pub(super) fn publish_one(&mut self, place: &Place, len: usize) {
+    pub(super) fn publish_one(&mut self, place: Place, len: usize) {
         if place.padding > 0 {
-            return self.publish_behind_padding(place, len);
+            return self.publish_behind_padding(&{ place }, len);
         }
-        let span = self.geometry.span_of(place, len as u64);
+        let span = self.geometry.span_of(&place, len as u64);
         let end = self.geometry.advance(place.header, span);
         self.payload.store64(end as usize, 0, Relaxed);
         self.payload.store64(place.header as usize, record_word(len as u64), Release); // edge `commit`
@@ -315,7 +315,7 @@ impl RecordProducer {
         self.port.stats.full();
         let half = self.at.position - self.filled_at >= self.geometry.capacity() / 2;
         self.filled_at = self.at.position;
-        if self.port.look_away(if half { STREAM } else { 1 }) {
+        if self.port.look_away(if half { STREAM } else { 1 }, len as u64) {
             match self.look(len, 0) {
                 Err(SendError::Full) => {}
                 done => return done,

@@ -141,9 +141,10 @@ impl<'a> Reservation<'a> {
 
     #[inline(always)]
     fn finish(self, len: usize) {
-        match self.batch {
-            None => self.producer.publish_one(&self.place, len),
-            Some(staged) => self.producer.stage(staged, &self.place, len),
+        let Self { producer, place, batch, .. } = self;
+        match batch {
+            None => producer.publish_one(place, len),
+            Some(staged) => producer.stage(staged, &place, len),
         }
     }
 }

@@ -154,7 +154,7 @@ impl RawConsumer {
         self.port.stats.empty();
         let passed = self.position - self.caught_up_at;
         self.caught_up_at = self.position;
-        if self.port.look_away(passed) {
+        if self.port.look_away(passed, self.geometry.size() as u64) {
             match self.poll() {
                 Err(RecvError::Empty) => {}
                 done => return done,

@@ -259,7 +259,7 @@ impl RawProducer {
         // What a lying peer makes of our position is a matter of speed alone.
         let passed = position.wrapping_sub(self.filled_at);
         self.filled_at = position;
-        if self.port.look_away(passed) {
+        if self.port.look_away(passed, self.geometry.size() as u64) {
             match self.room() {
                 Err(SendError::Full) => {}
                 done => return done.map(drop),
