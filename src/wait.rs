@@ -331,6 +331,30 @@ impl Wait {
     }
 }
 
+/// Passes the time of `end` until `look` says true, or there is a reason to give up.
+///
+/// The loop of all blocking calls: `look` is asked once more after each reason.
+pub(crate) fn wait_until<T, E: From<End>>(
+    end: &mut T,
+    deadline: Option<Instant>,
+    port: impl Fn(&mut T) -> &mut Port,
+    mut look: impl FnMut(&mut T) -> core::result::Result<bool, E>,
+) -> core::result::Result<(), E> {
+    let mut wait = Wait::until(deadline);
+    let result = loop {
+        if let Err(why) = port(end).wait(&mut wait) {
+            break Err(why.into());
+        }
+        match look(end) {
+            Ok(false) => {}
+            Ok(true) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    port(end).settle(&wait);
+    result
+}
+
 /// The instant `timeout` from now; none where that lies beyond the clock, which is for ever.
 pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)

@@ -6,7 +6,7 @@ use super::endpoint::{AttachError, CALLER_WORDS, FIRST_LOOKS, Parts};
 use super::layout::{BAD_HEADER, HEADER, Lengths, State, next};
 use crate::outcome::CallError;
 use crate::view::BlockCursor;
-use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
+use crate::wait::{Port, deadline_after, endpoint_calls, wait_until};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
@@ -270,19 +270,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
     #[cold]
     #[inline(never)]
     fn wait_until_over(&mut self, deadline: Option<Instant>) -> Result<(), CallError> {
-        let mut wait = Wait::until(deadline);
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.is_over() {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline, |end| &mut end.port, |end| end.is_over())
     }
 
     /// Waits for the end of a call that nobody takes the answer of.

@@ -8,7 +8,7 @@ use super::layout::{
 };
 use crate::outcome::ServeError;
 use crate::view::{BlockCursor, View};
-use crate::wait::{Port, Wait, deadline_after, endpoint_calls};
+use crate::wait::{Port, deadline_after, endpoint_calls, wait_until};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
@@ -223,19 +223,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     #[cold]
     #[inline(never)]
     fn wait_for_request(&mut self, deadline: Option<Instant>) -> Result<(), ServeError> {
-        let mut wait = Wait::until(deadline);
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.is_there() {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline, |end| &mut end.port, |end| end.is_there())
     }
 
     /// V1.

@@ -141,6 +141,22 @@ impl From<End> for RecvError {
     }
 }
 
+/// Whether a look found room; full is no error while one waits.
+pub(super) fn has_room<T>(looked: Result<T, SendError>) -> Result<bool, SendError> {
+    match looked {
+        Err(SendError::Full) => Ok(false),
+        looked => looked.map(|_| true),
+    }
+}
+
+/// Whether a look found a message; empty is no error while one waits.
+pub(super) fn is_there<T>(looked: Result<T, RecvError>) -> Result<bool, RecvError> {
+    match looked {
+        Err(RecvError::Empty) => Ok(false),
+        looked => looked.map(|_| true),
+    }
+}
+
 const CLOSED: &str = "the peer has left";
 const PEER_DIED: &str = "the peer died";
 const TIMED_OUT: &str = "the deadline passed";

@@ -5,11 +5,11 @@
 //! to its successor.
 
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, RecvError};
+use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{Found, Header, RecordGeometry, check_released_at_attach};
 use crate::view::{View, Word64};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
@@ -177,9 +177,8 @@ impl RecordConsumer {
     #[cold]
     #[inline(never)]
     fn look_for_record(&mut self) -> Result<(), RecvError> {
-        match self.look() {
-            Err(RecvError::Empty) => {}
-            done => return done,
+        if is_there(self.look())? {
+            return Ok(());
         }
         self.port.stats.empty();
         match self.port.tried_in_vain() {
@@ -199,33 +198,18 @@ impl RecordConsumer {
         &mut self,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), RecvError> {
-        match self.look() {
-            Err(RecvError::Empty) => {}
-            done => return done,
+        if is_there(self.look())? {
+            return Ok(());
         }
         self.port.stats.empty();
         let read = self.port.stats.get().messages.wrapping_add(self.held);
         let passed = read.wrapping_sub(self.caught_up_at.0);
         let each = self.position.wrapping_sub(self.caught_up_at.1) / passed.max(1);
         self.caught_up_at = (read, self.position);
-        if self.port.look_away(passed, each) {
-            match self.look() {
-                Err(RecvError::Empty) => {}
-                done => return done,
-            }
+        if self.port.look_away(passed, each) && is_there(self.look())? {
+            return Ok(());
         }
-        let mut wait = Wait::until(deadline());
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.look() {
-                Err(RecvError::Empty) => {}
-                done => break done,
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline(), |end| &mut end.port, |end| is_there(end.look()))
     }
 
     /// C1: the record at the read position; `None` when there is none, or something else, or

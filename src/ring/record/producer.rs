@@ -4,14 +4,14 @@
 
 use super::reservation::{Batch, Reservation};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, SendError};
+use crate::ring::error::{AttachError, Corruption, SendError, has_room};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{
     Found, Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word,
     record_word,
 };
 use crate::view::{View, Word64};
-use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, STREAM, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -284,9 +284,8 @@ impl RecordProducer {
     #[cold]
     #[inline(never)]
     pub(super) fn look_for_place(&mut self, len: usize, staged: u64) -> Result<(), SendError> {
-        match self.look(len, staged) {
-            Err(SendError::Full) => {}
-            done => return done,
+        if has_room(self.look(len, staged))? {
+            return Ok(());
         }
         self.port.stats.full();
         self.refused = len;
@@ -308,31 +307,18 @@ impl RecordProducer {
         len: usize,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), SendError> {
-        match self.look(len, 0) {
-            Err(SendError::Full) => {}
-            done => return done,
+        if has_room(self.look(len, 0))? {
+            return Ok(());
         }
         self.port.stats.full();
         let half = self.at.position - self.filled_at >= self.geometry.capacity() / 2;
         self.filled_at = self.at.position;
-        if self.port.look_away(if half { STREAM } else { 1 }, len as u64) {
-            match self.look(len, 0) {
-                Err(SendError::Full) => {}
-                done => return done,
-            }
+        if self.port.look_away(if half { STREAM } else { 1 }, len as u64)
+            && has_room(self.look(len, 0))?
+        {
+            return Ok(());
         }
-        let mut wait = Wait::until(deadline());
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.look(len, 0) {
-                Err(SendError::Full) => {}
-                done => break done,
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline(), |end| &mut end.port, |end| has_room(end.look(len, 0)))
     }
 
     /// P1: where a record of `len` bytes goes, behind `staged` bytes of a batch; `None` when no

@@ -4,12 +4,12 @@
 
 use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, RecvError};
+use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, check_unfilled, count_in};
 use crate::stats::Stats;
 use crate::view::{BlockCursor, Message, Word64};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::time::Duration;
@@ -154,24 +154,10 @@ impl RawConsumer {
         self.port.stats.empty();
         let passed = self.position - self.caught_up_at;
         self.caught_up_at = self.position;
-        if self.port.look_away(passed, self.geometry.size() as u64) {
-            match self.poll() {
-                Err(RecvError::Empty) => {}
-                done => return done,
-            }
+        if self.port.look_away(passed, self.geometry.size() as u64) && is_there(self.poll())? {
+            return Ok(());
         }
-        let mut wait = Wait::until(deadline);
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.poll() {
-                Err(RecvError::Empty) => {}
-                done => break done,
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline, |end| &mut end.port, |end| is_there(end.poll()))
     }
 
     /// C1 to C4.

@@ -4,12 +4,12 @@
 
 use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, SendError};
+use crate::ring::error::{AttachError, Corruption, SendError, has_room};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, count_in, header_word, limit_from};
 use crate::stats::Stats;
 use crate::view::{BlockCursor, Word64};
-use crate::wait::{Port, STREAM, Wait, Waitable, Waits, deadline_after, doorbell_calls};
+use crate::wait::{Port, STREAM, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::time::Duration;
@@ -259,24 +259,10 @@ impl RawProducer {
         // What a lying peer makes of our position is a matter of speed alone.
         let passed = position.wrapping_sub(self.filled_at);
         self.filled_at = position;
-        if self.port.look_away(passed, self.geometry.size() as u64) {
-            match self.room() {
-                Err(SendError::Full) => {}
-                done => return done.map(drop),
-            }
+        if self.port.look_away(passed, self.geometry.size() as u64) && has_room(self.room())? {
+            return Ok(());
         }
-        let mut wait = Wait::until(deadline);
-        let result = loop {
-            if let Err(end) = self.port.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match self.room() {
-                Err(SendError::Full) => {}
-                done => break done.map(drop),
-            }
-        };
-        self.port.settle(&wait);
-        result
+        wait_until(self, deadline, |end| &mut end.port, |end| has_room(end.room()))
     }
 
     /// P1 to P4; [`SendError::Full`] when no slot is known to be free.
