@@ -62,6 +62,7 @@ mod any;
 #[cfg(feature = "tokio")]
 mod asleep;
 mod calls;
+mod crowd;
 mod doorbell;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -84,6 +85,7 @@ use std::time::Instant;
 pub use any::{AnyCanceller, WaitAny, WaitError, wait_any};
 #[cfg(feature = "tokio")]
 pub(crate) use asleep::AsyncBell;
+pub(crate) use crowd::{CrowdWords, Onlooker, Ringer};
 pub use doorbell::{Armed, Doorbell, Waitable};
 pub(crate) use doorbell::{Hung, Waits, doorbell_calls};
 
@@ -220,9 +222,16 @@ pub(crate) struct WaitWords {
 #[derive(Clone)]
 pub struct Canceller {
     flag: Arc<AtomicBool>,
-    control: View,
-    sleep: usize,
-    bell: doorbell::OwnBell,
+    sleeper: Sleeper,
+}
+
+/// Where the end sleeps that a [`Canceller`] wakes.
+#[derive(Clone)]
+enum Sleeper {
+    /// On a word of its own, or in `poll`.
+    Port { control: View, sleep: usize, bell: doorbell::OwnBell },
+    /// With others.
+    Crowd(crowd::Bed),
 }
 
 impl Canceller {
@@ -230,10 +239,14 @@ impl Canceller {
     pub fn cancel(&self) {
         self.flag.store(true, Relaxed);
         fence(SeqCst); // edge `cancel`
-        let word = self.control.word32(self.sleep);
+        let (control, sleep, bell) = match &self.sleeper {
+            Sleeper::Port { control, sleep, bell } => (control, *sleep, bell),
+            Sleeper::Crowd(bed) => return bed.shake(),
+        };
+        let word = control.word32(sleep);
         match word.swap(0, Relaxed) {
             0 => {}
-            ASLEEP_IN_POLL => self.bell.ring(),
+            ASLEEP_IN_POLL => bell.ring(),
             // There is no way to report a refused wake, and the sleeper's slice ends by itself.
             _ => _ = futex::wake(word, 1),
         }
@@ -388,12 +401,9 @@ impl Port {
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
-        Canceller {
-            flag: Arc::clone(&self.cancelled),
-            control: self.control.clone(),
-            sleep: self.words.own_sleep,
-            bell: self.bell.clone(),
-        }
+        let (control, sleep) = (self.control.clone(), self.words.own_sleep);
+        let sleeper = Sleeper::Port { control, sleep, bell: self.bell.clone() };
+        Canceller { flag: Arc::clone(&self.cancelled), sleeper }
     }
 
     pub(crate) fn peer(&self) -> PeerState {

@@ -1,9 +1,9 @@
-//! How far a typed ring has come, as an observer sees it.
+//! How far a typed ring or a latest value has come, as an observer sees it.
 //!
 //! The ends of a typed ring store no counters: the consumer's released position
 //! and the stamps in the slots say how many messages were ever sent and
-//! received. This file knows the two words that it takes, and `ring` takes them
-//! from here. Everything is read while both ends may go on, and may be a lie:
+//! received. The stamp of a latest value counts its versions. This file knows the
+//! words that it takes, and `ring` and `latest` take them from here. Everything is read while both ends may go on, and may be a lie:
 //! the answer is a number, never an access outside.
 
 use crate::view::View;
@@ -16,6 +16,15 @@ pub(crate) const RELEASED: usize = 128;
 #[inline]
 pub(crate) const fn stamp_of(position: u64) -> u64 {
     position + 1
+}
+
+/// Where a latest value's payload holds the stamp of the newest version.
+pub(crate) const NEWEST: usize = 0;
+
+/// How many versions there were when a latest value's stamp was stored.
+#[inline]
+pub(crate) const fn version_of(stamp: u64) -> u64 {
+    stamp >> 1
 }
 
 /// How many messages passed each end.
@@ -56,6 +65,12 @@ pub(crate) fn of_slots(
         }
     }
     Some(Progress { sent: received + low, received })
+}
+
+/// The writes of a latest value; `None` where the window holds none. Its readers leave no trace.
+pub(crate) fn of_versions(payload: &View) -> Option<Progress> {
+    let sound = payload.len() >= NEWEST + 8;
+    sound.then(|| Progress { sent: version_of(payload.load64(NEWEST, Acquire)), received: 0 })
 }
 
 #[cfg(test)]
