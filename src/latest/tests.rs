@@ -312,8 +312,8 @@ fn reads_that_run_into_writes_anywhere_are_whole_and_never_go_back() {
         // Three writes with a value before them; the last state stays.
         let states = Arc::new(all[all.len() / 2..].to_vec());
         ways(loads, states.len() - 1, &mut Vec::new(), &mut |way| {
-            let mut way = way.to_vec().into_iter();
-            assert_eq!(read_through::<N>(places, &states, move || way.next().unwrap_or(1), 2), 2);
+            let mut way: Vec<usize> = way.iter().rev().copied().collect();
+            assert_eq!(read_through::<N>(places, &states, move || way.pop().unwrap_or(1), 2), 2);
             count += 1;
         });
         eprintln!("{N} words, {places} places: {count} ways through {} states", states.len());
