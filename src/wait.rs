@@ -9,6 +9,9 @@
 //! There is no background thread and no signal handler, and the room does not
 //! know what is waited for: the caller looks, [`Port::wait`] passes the time.
 //!
+//! This page is about two ends, each of which has a sleep word. Any number of
+//! readers that wait for one writer share a word: see `crowd`.
+//!
 //! # Protocol
 //!
 //! Each end has a 32-bit sleep word of its own. The sleeper S and the ringer R
