@@ -132,6 +132,7 @@ fn child_process() {
         Some("look") => look(),
         Some("sleep") => sleep(),
         Some("echo") => echo(),
+        Some("lie") => lie(),
         Some(role) => panic!("no such role: {role}"),
     }
 }
@@ -601,7 +602,113 @@ fn who_asks_for_the_wrong_thing_is_told_what_is_there() {
     assert_eq!((object.lag, object.endpoints[0].state), (None, PeerState::Alive));
 }
 
-/// A writer in this process, its reader in another; then one that is killed, and its successor.
+/// Writes anything anywhere into the data file, which is the memory, from an offset on.
+fn lie() {
+    use std::os::unix::fs::FileExt;
+    let number = |index| child::argument(index).parse::<u64>().expect("a number");
+    let (first, last, mut state) = (number(2), number(3), number(4));
+    let file = std::fs::File::options().write(true).open(child::argument(1)).expect("the file");
+    let mut random = |below: u64| {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let told = told();
+    child::say("ready");
+    let mut written = 0u64;
+    while !told.load(Ordering::Relaxed) {
+        let word = match random(6) {
+            0 => 0,
+            1 => u64::MAX - random(3),
+            2 => 1 << random(64),
+            3 => random(u64::MAX),
+            _ => random(4000),
+        };
+        // Mostly at the front, where the stamps are.
+        let length = if random(4) == 0 { last - first } else { 2048 };
+        file.write_all_at(&word.to_le_bytes(), first + random(length) / 8 * 8).expect("ours");
+        written += 1;
+    }
+    child::say(written);
+}
+
+#[test]
+fn values_under_attack_answer_every_call() {
+    let _quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let domain = scratch.domain();
+    let mut answers = std::collections::BTreeMap::<String, u64>::new();
+    for round in 0..12 {
+        let builder = on_base_pages(domain.create("values")).unlink_on_drop(true);
+        let segment = builder.latest::<Pose>("pose").latest::<Frame>("frame").build();
+        let segment = segment.expect("base pages");
+        let object = &["pose", "frame"][round % 2];
+        // The claim lines stand in front of a value's own words; a label finds them.
+        segment.set_label("here-it-is");
+        let end = match round % 2 {
+            0 => segment.latest_writer::<Pose>(object).map(drop),
+            _ => segment.latest_writer::<Frame>(object).map(drop),
+        };
+        end.expect("nobody else writes");
+        let path = scratch.data_file("values");
+        let bytes = std::fs::read(&path).expect("the data file");
+        let label = bytes.windows(10).position(|window| window == b"here-it-is");
+        let first = label.expect("the label is in the claim line") as u64 / 256 * 256 + 256;
+        let used = domain.inspect("values").expect("it is there").used;
+        let path = path.display().to_string();
+        let numbers = [first, used, round as u64].map(|number| number.to_string());
+        let mut liar = start("lie", &scratch, &[&path, &numbers[0], &numbers[1], &numbers[2]]);
+        assert_eq!(liar.says(), "ready");
+        let mut count = |what: String| *answers.entry(what).or_default() += 1;
+        let end = Instant::now() + Duration::from_millis(100);
+        let mut attack = |mode| match round % 2 {
+            0 => under_attack::<7>(&segment, object, mode, &mut count),
+            _ => under_attack::<600>(&segment, object, mode, &mut count),
+        };
+        while Instant::now() < end {
+            MODES.into_iter().for_each(&mut attack);
+        }
+        liar.tell("enough");
+        assert!(liar.says().parse::<u64>().expect("a number") > 100);
+        liar.end_well();
+    }
+    eprintln!("{answers:?}");
+    assert!(answers.contains_key("read") && answers.keys().any(|key| key.starts_with("Corrupt")));
+}
+
+/// Some calls of both ends; whatever comes is an answer.
+fn under_attack<const N: usize>(
+    segment: &Segment,
+    object: &str,
+    mode: WaitMode,
+    count: &mut impl FnMut(String),
+) {
+    let mut reader = segment.latest_reader::<[u64; N]>(object).expect("its entry is whole");
+    reader.wait_mode(mode);
+    let mut writer = match segment.latest_writer::<[u64; N]>(object) {
+        Ok(writer) => Some(writer),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            count("no writer".to_owned());
+            None
+        }
+    };
+    for turn in 0..50 {
+        if let Some(writer) = &mut writer {
+            writer.write(&[turn; N]).expect("it waits for nobody");
+            let _ = writer.update(|value| value[0] = turn);
+        }
+        let short = Duration::from_micros(turn * 10);
+        for read in [reader.read(), reader.wait_newer_timeout(reader.seen(), short)] {
+            count(read.map_or_else(|error| format!("{error:?}"), |_| "read".to_owned()));
+        }
+        let _ = (reader.read_if_newer(turn), reader.version(), reader.peer_changed());
+    }
+}
+
+/// A writer and a reader in processes of their own; then the writer is killed, and followed.
 fn one_body(
     scratch: &Scratch,
     what: &str,

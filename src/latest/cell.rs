@@ -1,6 +1,6 @@
 //! The places of a latest value: written by one, copied out by many, never torn.
 //!
-//! The steps W1 to W6 and R1 to R5 are told in the parent module. Nothing here
+//! The steps W1 to W5 and R1 to R5 are told in the parent module. Nothing here
 //! waits, and nothing remembers: what a reader has seen is the reader's.
 
 use super::error::{AttachError, BAD_STAMP, BOTH_UNFINISHED, LatestError, NOT_IN_ITS_PLACE};
@@ -51,7 +51,7 @@ impl Cell {
         version_of(self.payload.load64(NEWEST, Acquire)) // edge `newest`
     }
 
-    /// W1 to W6: `version` follows the newest; `bytes` are as many as a value has.
+    /// W1 to W5: `version` follows the newest; `bytes` are as many as a value has.
     #[inline]
     pub(super) fn write(&self, version: u64, bytes: &[u8]) {
         debug_assert_eq!(bytes.len(), self.len());
@@ -67,7 +67,7 @@ impl Cell {
         }
     }
 
-    /// W1 to W4 (or W5, W6) in one place.
+    /// W1 to W3 in one place.
     #[inline]
     fn fill(&self, place: Place, version: u64, bytes: &[u8]) {
         self.payload.store64(place.stamp, unfinished(version), Release); // edge `elsewhere`

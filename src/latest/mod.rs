@@ -74,9 +74,9 @@
 //!
 //! # Invariants
 //!
-//! * Of a pair one place is whole at any moment, and what stands there is the newest
-//!   version or becomes it by no other step than the writer's next. In a row the
-//!   place of the newest version is whole until the newest stamp is stored again.
+//! * Of a pair one line is whole at any moment and holds the newest version: the
+//!   front, or while that is written the spare line. In a row the place of the
+//!   newest version is whole until the newest stamp has been stored n - 1 times more.
 //! * A version is one value: the number of a write that was never finished goes to
 //!   the successor's first, and nobody has read it.
 //! * Versions do not go back, for any reader: a front of 2 v - 1 is seen only with
@@ -92,14 +92,15 @@
 //!   same number. Before W6: see `wait::crowd`.
 //! * Writer stopped anywhere: the same values are there to be read, at once.
 //! * A reader killed or stopped anywhere: nobody notices. If it had announced its
-//!   sleep, the next write wakes nobody, once.
+//!   sleep, the next write pays for one wake of nobody.
 //! * A writer that never rests: a look is lost only to a write that begins or ends
 //!   during it. After 1024 looks in vain the answer is `Contended`.
 //! * The writer's death does not touch the value. Whoever waits for a newer one is
 //!   told; with a read-only mapping only he who may ask for its locks.
-//! * A lying peer: stamps that cannot come about are `Corrupt`, and so is
-//!   a version below one that this reader has seen. Inside of that a lie changes which bytes are read,
-//!   never where. A read touches a bounded number of places, a write one or two.
+//! * A lying peer: stamps that cannot come about are `Corrupt`, and so is a version
+//!   below one that this reader has seen; the next read judges anew. Inside of that a
+//!   lie changes which bytes are read, never where. A read makes a bounded number of
+//!   copies, a write one or two.
 
 mod cell;
 mod error;

@@ -85,6 +85,13 @@ fn set(view: &View, offset: usize, stamp: u64) {
 }
 
 #[test]
+fn ends_go_to_other_threads() {
+    fn goes<T: Send + 'static>() {}
+    goes::<LatestWriter<Short>>();
+    goes::<LatestReader<Short>>();
+}
+
+#[test]
 fn every_version_is_read_as_it_was_written() {
     fn check<const N: usize>(places: u64) {
         let view = cell::<[u64; N]>(places);
