@@ -27,7 +27,7 @@ type Frame = [u64; 600];
 type Image = [u64; 1 << 17];
 
 const MODES: [WaitMode; 4] = [WaitMode::Spin, WaitMode::Yield, WaitMode::Adaptive, WaitMode::Block];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn on_base_pages(builder: SegmentBuilder) -> SegmentBuilder {
     builder.pages(PagePolicy::exactly(Rung::Base)).backing(BackingKind::Tmpfs)

@@ -26,7 +26,7 @@ type Short = [u64; 7];
 type Long = [u64; 20];
 
 const MODES: [WaitMode; 4] = [WaitMode::Spin, WaitMode::Yield, WaitMode::Adaptive, WaitMode::Block];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn geometry<T>(places: u64) -> Geometry {
     Geometry::new(size_of::<T>(), places).unwrap()
