@@ -6,6 +6,7 @@ mod size;
 
 mod call;
 mod ladder;
+mod latest;
 mod numa;
 mod outcome;
 pub mod pages;
@@ -21,6 +22,7 @@ mod wait;
 pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
+pub use latest::{LatestError, LatestReader, LatestValue, LatestWriter, Versioned};
 pub use numa::{NodeSet, Placement};
 pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;

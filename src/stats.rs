@@ -13,7 +13,7 @@
 //!
 //! | offset | word |
 //! |---|---|
-//! | 0 | messages; zero in typed rings, whose positions tell |
+//! | 0 | messages; zero in typed rings and latest values, whose positions and versions tell |
 //! | 8 | bytes; likewise |
 //! | 16 | full |
 //! | 24 | empty |

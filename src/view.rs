@@ -153,6 +153,8 @@ impl View {
     /// Loads the 64-bit word at `offset` once.
     #[inline]
     pub(crate) fn load64(&self, offset: usize, order: Ordering) -> u64 {
+        #[cfg(test)]
+        steps::loads();
         self.word64(offset).load(order)
     }
 
@@ -921,13 +923,34 @@ unsafe fn copy_long(source: *const u8, target: *mut u8, len: usize, direction: D
     }
 }
 
-/// Stops the world behind each store, so that tests can look at what a killed process leaves.
+/// Stops the world behind each store, so that tests can look at what a killed process leaves; and
+/// before each load of a word, so that they can let others go on in between.
 #[cfg(test)]
 pub(crate) mod steps {
     use std::cell::RefCell;
 
     thread_local! {
         static WATCHER: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+        static MEDDLER: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    }
+
+    /// Called before each load of a 64-bit word by its offset.
+    pub(crate) fn loads() {
+        MEDDLER.with(|meddler| {
+            if let Ok(mut meddler) = meddler.try_borrow_mut()
+                && let Some(meddler) = meddler.as_mut()
+            {
+                meddler();
+            }
+        });
+    }
+
+    /// Runs `work` with `meddler` called before each of its loads of a word.
+    pub(crate) fn meddle<R>(meddler: impl FnMut() + 'static, work: impl FnOnce() -> R) -> R {
+        MEDDLER.with(|slot| *slot.borrow_mut() = Some(Box::new(meddler)));
+        let result = work();
+        MEDDLER.with(|slot| *slot.borrow_mut() = None);
+        result
     }
 
     /// Whether a watcher is set in this thread.

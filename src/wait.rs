@@ -9,6 +9,9 @@
 //! There is no background thread and no signal handler, and the room does not
 //! know what is waited for: the caller looks, [`Port::wait`] passes the time.
 //!
+//! This page is about two ends, each of which has a sleep word. Any number of
+//! readers that wait for one writer share a word: see `crowd`.
+//!
 //! # Protocol
 //!
 //! Each end has a 32-bit sleep word of its own. The sleeper S and the ringer R
@@ -68,6 +71,7 @@ mod any;
 #[cfg(feature = "tokio")]
 mod asleep;
 mod calls;
+mod crowd;
 mod doorbell;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -90,6 +94,7 @@ use std::time::Instant;
 pub use any::{AnyCanceller, WaitAny, WaitError, wait_any};
 #[cfg(feature = "tokio")]
 pub(crate) use asleep::AsyncBell;
+pub(crate) use crowd::{CrowdWords, Onlooker, Ringer};
 pub use doorbell::{Armed, Doorbell, Waitable};
 pub(crate) use doorbell::{Hung, Waits, doorbell_calls};
 
@@ -230,9 +235,16 @@ pub(crate) struct WaitWords {
 #[derive(Clone)]
 pub struct Canceller {
     flag: Arc<AtomicBool>,
-    control: View,
-    sleep: usize,
-    bell: doorbell::OwnBell,
+    sleeper: Sleeper,
+}
+
+/// Where the end sleeps that a [`Canceller`] wakes.
+#[derive(Clone)]
+enum Sleeper {
+    /// On a word of its own, or in `poll`.
+    Port { control: View, sleep: usize, bell: doorbell::OwnBell },
+    /// With others.
+    Crowd(crowd::Bed),
 }
 
 impl Canceller {
@@ -240,10 +252,14 @@ impl Canceller {
     pub fn cancel(&self) {
         self.flag.store(true, Relaxed);
         fence(SeqCst); // edge `cancel`
-        let word = self.control.word32(self.sleep);
+        let (control, sleep, bell) = match &self.sleeper {
+            Sleeper::Port { control, sleep, bell } => (control, *sleep, bell),
+            Sleeper::Crowd(bed) => return bed.shake(),
+        };
+        let word = control.word32(sleep);
         match word.swap(0, Relaxed) {
             0 => {}
-            ASLEEP_IN_POLL => self.bell.ring(),
+            ASLEEP_IN_POLL => bell.ring(),
             // There is no way to report a refused wake, and the sleeper's slice ends by itself.
             _ => _ = futex::wake(word, 1),
         }
@@ -423,12 +439,9 @@ impl Port {
     }
 
     pub(crate) fn canceller(&self) -> Canceller {
-        Canceller {
-            flag: Arc::clone(&self.cancelled),
-            control: self.control.clone(),
-            sleep: self.words.own_sleep,
-            bell: self.bell.clone(),
-        }
+        let (control, sleep) = (self.control.clone(), self.words.own_sleep);
+        let sleeper = Sleeper::Port { control, sleep, bell: self.bell.clone() };
+        Canceller { flag: Arc::clone(&self.cancelled), sleeper }
     }
 
     pub(crate) fn peer(&self) -> PeerState {

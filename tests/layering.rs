@@ -21,6 +21,7 @@ fn floors() -> BTreeMap<&'static str, u32> {
         ("outcome", 4),
         ("ring", 5),
         ("call", 5),
+        ("latest", 5),
     ])
 }
 

@@ -28,6 +28,7 @@ use crate::segment::layout::{
     ENDPOINT_BYTES, ENDPOINT_CLOSED, ENDPOINT_NEVER, ENDPOINT_OPEN, EndpointRaw, Entry,
     STATS_OFFSET, endpoint_lock, field_of, text_of,
 };
+use crate::segment::names;
 use crate::stats::{LINE_LEN, Stats, StatsWriter};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::{self, LockFd};
@@ -267,6 +268,68 @@ impl Endpoint {
     /// The owner's side of the statistics line.
     pub(crate) fn stats(&self) -> Option<StatsWriter> {
         StatsWriter::attach(self.place.stats.clone())
+    }
+}
+
+/// The look at an endpoint by somebody who claims none: it may be anybody, and be many.
+///
+/// Only those who may open the claims file can ask whether the endpoint's owner lives. The others
+/// are told what its line says of itself: that nobody was ever there, or that he has left.
+pub(crate) struct Observer {
+    segment: Arc<Attached>,
+    place: Place,
+    born: u64,
+}
+
+impl Observer {
+    /// Looks at `place`.
+    pub(crate) fn new(segment: &Arc<Attached>, place: Place) -> Self {
+        Self { segment: Arc::clone(segment), place, born: process::generation() }
+    }
+
+    /// The claims file of a segment that is open read-only, if this user may open it. It is not
+    /// kept: a descriptor for each of many readers is too much for a question now and then.
+    fn probe(&self) -> Option<LockFd> {
+        let folder = self.segment.domain.open_folder().ok()?;
+        let file = names::claims_file(self.segment.identity);
+        LockFd::open(|| folder.open_file(&file, false)).ok()
+    }
+}
+
+impl Link for Observer {
+    fn peer_state(&self) -> PeerState {
+        if self.born != process::generation() {
+            return PeerState::Unknown;
+        }
+        let state = match &self.segment.held.claims {
+            Some(claims) => self.place.look(Some(claims)),
+            None => self.place.look(self.probe().as_ref()),
+        };
+        match (state, self.place.state()) {
+            (PeerState::Unknown, ENDPOINT_NEVER) => PeerState::Never,
+            (PeerState::Unknown, ENDPOINT_CLOSED) => PeerState::Closed,
+            (state, _) => state,
+        }
+    }
+
+    fn peer_left(&self) -> bool {
+        self.place.state() == ENDPOINT_CLOSED
+    }
+
+    fn peer_epoch(&self) -> u64 {
+        self.place.epoch()
+    }
+
+    fn superseded(&self) -> bool {
+        self.segment.superseded() != 0
+    }
+
+    fn born(&self) -> u64 {
+        self.born
+    }
+
+    fn forks(&self) -> &'static AtomicU64 {
+        &process::GENERATION
     }
 }
 

@@ -412,6 +412,8 @@ pub enum ObjectKind {
     Ring,
     /// A ring of records of any length, one producer, one consumer.
     Records,
+    /// The last of many values of one type, one writer, any number of readers.
+    LatestValue,
     /// A request and its answer in one cache line, one caller, one server.
     CallCell,
     /// A kind that this version does not know, by its number.
@@ -423,8 +425,9 @@ impl ObjectKind {
         match self {
             Self::Ring => 1,
             Self::Records => 2,
+            Self::LatestValue => 5,
             Self::CallCell => 6,
-            // 3 broadcast ring, 4 broadcast records, 5 last value, 7 pool, 8 lanes, 9 many-to-many ring: numbers kept for them.
+            // 3 broadcast ring, 4 broadcast records, 7 pool, 8 lanes, 9 many-to-many ring: numbers kept for them.
             Self::Unknown(code) => code,
         }
     }
@@ -433,6 +436,7 @@ impl ObjectKind {
         match code {
             1 => Self::Ring,
             2 => Self::Records,
+            5 => Self::LatestValue,
             6 => Self::CallCell,
             other => Self::Unknown(other),
         }
@@ -444,6 +448,7 @@ impl core::fmt::Display for ObjectKind {
         match self {
             Self::Ring => f.pad("ring"),
             Self::Records => f.pad("records"),
+            Self::LatestValue => f.pad("latest value"),
             Self::CallCell => f.pad("call cell"),
             Self::Unknown(code) => f.pad(&format!("kind {code}")),
         }

@@ -19,7 +19,7 @@
 //! | `advice` | what to do about errors from rooms that know no names |
 //! | `handover` | descriptors over a socket and through holders |
 //! | `life` | remove, supersede, collect |
-//! | `progress` | how far typed rings have come, for observers |
+//! | `progress` | how far typed rings and latest values have come, for observers |
 //! | `report` | list and inspect |
 //!
 //! [`ObjectSpec`]: directory::ObjectSpec
@@ -50,7 +50,7 @@ use builder::SegmentBuilder;
 use core::time::Duration;
 use directory::{ObjectSpec, Schema, TypeIdentity};
 use domain::Domain;
-use endpoint::{Endpoint, Place, Role};
+use endpoint::{Endpoint, Observer, Place, Role};
 use layout::{Entry, LOCK_DIRECTORY};
 use names::Identity;
 use std::os::fd::AsFd;
@@ -119,7 +119,8 @@ impl Segment {
         Domain::from_env()?.open(name)
     }
 
-    /// Opens an existing segment for reading only: to inspect it, not to take part.
+    /// Opens an existing segment for reading only: to inspect it and to read latest values. No
+    /// place in the attachment table is taken, so there may be any number of such readers.
     ///
     /// # Errors
     ///
@@ -371,6 +372,16 @@ impl ObjectHandle {
                 .detail(format!("it has no {role}"))
         })?;
         Endpoint::claim(&self.segment, &self.entry.name, own, place(role.other()))
+    }
+
+    /// Looks at the only place of `role` without claiming anything; read-only handles may, too.
+    pub(crate) fn observe(&self, role: Role) -> Result<Observer> {
+        let place = Place::new(&self.segment.view, self.index, &self.entry, role, 0);
+        let place = place.ok_or_else(|| {
+            Error::new(ErrorKind::KindMismatch, "observe endpoint of object", &*self.entry.name)
+                .detail(format!("it has no {role}"))
+        })?;
+        Ok(Observer::new(&self.segment, place))
     }
 }
 

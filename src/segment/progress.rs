@@ -1,10 +1,11 @@
-//! How a typed ring is divided, and how far it has come, as an observer sees it.
+//! How typed rings are divided, and how far they and latest values have come, as an observer sees it.
 //!
 //! The ends of a typed ring store no counters: the consumer's released position
 //! and the header words of the blocks say how many messages were ever sent and
-//! received. This file knows these words, and `ring` takes them from here.
-//! Everything is read while both ends may go on, and may be a lie: the answer is
-//! a number, never an access outside.
+//! received. The stamp of a latest value counts its versions. This file knows
+//! these words, and `ring` and `latest` take them from here. Everything is read
+//! while others may go on, and may be a lie: the answer is a number, never an
+//! access outside.
 
 use crate::view::{BlockShape, View};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -56,6 +57,15 @@ pub(crate) const fn count_in(word: u64, lap: u64) -> Option<u64> {
     if word >> COUNT_BITS == lap + 1 { Some(word & ((1 << COUNT_BITS) - 1)) } else { None }
 }
 
+/// Where a latest value's payload holds the stamp of the newest version.
+pub(crate) const NEWEST: usize = 0;
+
+/// How many versions there were when a latest value's stamp was stored.
+#[inline]
+pub(crate) const fn version_of(stamp: u64) -> u64 {
+    stamp >> 1
+}
+
 /// How many messages passed each end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -102,6 +112,12 @@ pub(crate) fn of_ring(
     }
     let sent = low.checked_sub(1).map_or(received, |last| (first + last) * count + filled(last));
     Some(Progress { sent: sent.clamp(received, received + capacity), received })
+}
+
+/// The writes of a latest value; `None` where the window holds none. Its readers leave no trace.
+pub(crate) fn of_versions(payload: &View) -> Option<Progress> {
+    let sound = payload.len() >= NEWEST + 8;
+    sound.then(|| Progress { sent: version_of(payload.load64(NEWEST, Acquire)), received: 0 })
 }
 
 #[cfg(test)]

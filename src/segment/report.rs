@@ -108,9 +108,9 @@ pub struct ObjectInfo {
     pub name: String,
     /// What it is.
     pub kind: ObjectKind,
-    /// Slots of a ring, bytes of a record ring.
+    /// Slots of a ring, bytes of a record ring, places of a latest value.
     pub capacity: u64,
-    /// Bytes from one slot to the next; 0 for record rings.
+    /// Bytes from one slot or place to the next; 0 for record rings.
     pub stride: u64,
     /// The alignment of payloads in bytes.
     pub payload_align: u64,
@@ -401,17 +401,20 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
     }
 }
 
-/// How far a typed ring has come; `None` for other objects.
+/// How far a typed ring or a latest value has come; `None` for other objects.
 fn progress(attached: &Attached, entry: &Entry) -> Option<Progress> {
-    if entry.kind != ObjectKind::Ring {
-        return None;
-    }
     let raw = &entry.raw;
     let table = layout::endpoints_length(raw.producers, raw.consumers);
     let window = |offset: u64, length: u64| attached.view.window(offset as usize, length as usize);
-    let words = window(raw.control_offset + table, raw.control_length.checked_sub(table)?)?;
     let payload = window(raw.payload_offset, raw.payload_length)?;
-    progress::of_ring(&words, &payload, raw.stride, raw.capacity)
+    match entry.kind {
+        ObjectKind::Ring => {
+            let words = window(raw.control_offset + table, raw.control_length.checked_sub(table)?)?;
+            progress::of_ring(&words, &payload, raw.stride, raw.capacity)
+        }
+        ObjectKind::LatestValue => progress::of_versions(&payload),
+        _ => None,
+    }
 }
 
 fn lag(endpoints: &[EndpointInfo]) -> Option<u64> {

@@ -1,0 +1,211 @@
+//! How a segment declares latest values and gives out their ends.
+
+use super::error::AttachError;
+use super::layout::{ALIGN, CONTROL_LEN, Form, Geometry, PLACES_MAX, PLACES_MIN};
+use super::reader::ReaderParts;
+use super::writer::WriterParts;
+use super::{LatestReader, LatestWriter};
+use crate::error::{Error, ErrorKind, Result};
+use crate::segment::builder::SegmentBuilder;
+use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
+use crate::segment::endpoint::Role;
+use crate::segment::layout::ObjectKind;
+use crate::segment::{ObjectHandle, Segment};
+use bytemuck::{CheckedBitPattern, NoUninit};
+use core::fmt;
+use core::marker::PhantomData;
+
+/// Describes a latest value of type `T`: one writer, any number of readers.
+pub struct LatestValue<T> {
+    places: u64,
+    identity: TypeIdentity,
+    schema: Option<Schema>,
+    value: PhantomData<fn(T)>,
+}
+
+impl<T> Default for LatestValue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> LatestValue<T> {
+    /// A value whose type is known by size and alignment alone.
+    pub fn new() -> Self {
+        Self {
+            places: Geometry::usual_places(size_of::<T>()),
+            identity: TypeIdentity::default(),
+            schema: None,
+            value: PhantomData,
+        }
+    }
+
+    /// How many places a value of more than 56 bytes has, from 2 to 64; each takes the room of
+    /// a value. By default 8 for values of up to 4096 bytes and 4 for longer ones.
+    ///
+    /// With n places a reader's copy may take as long as n - 2 writes without a pause; if it takes
+    /// longer, it may have to begin anew. 2 are enough if the writer rests as long as a copy takes.
+    #[must_use]
+    pub fn places(mut self, places: u64) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// The name and version under which programs agree on the type; unnamed by default.
+    #[must_use]
+    pub fn identity(mut self, identity: TypeIdentity) -> Self {
+        self.identity = identity;
+        self
+    }
+
+    /// A description of the type for programs that do not know it.
+    #[must_use]
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+
+    fn spec(self, name: &str) -> Result<ObjectSpec> {
+        let size = size_of::<T>();
+        let geometry = Geometry::new(size, self.places).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidCapacity, "declare object", name)
+                .detail(format!("{} places of {size} bytes cannot be", self.places))
+                .remedy(format!("{PLACES_MIN} to {PLACES_MAX} places"))
+        })?;
+        Ok(ObjectSpec {
+            kind: ObjectKind::LatestValue,
+            capacity: geometry.places(),
+            stride: geometry.stride() as u64,
+            payload_align: ALIGN as u64,
+            user_header: 0,
+            producers: 1,
+            consumers: 0,
+            extra: [0; 2],
+            words_bytes: CONTROL_LEN as u64,
+            payload_bytes: geometry.bytes() as u64,
+            type_identity: self.identity,
+            type_size: size as u64,
+            type_align: align_of::<T>() as u64,
+            schema: self.schema,
+        })
+    }
+}
+
+impl<T> fmt::Debug for LatestValue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatestValue")
+            .field("places", &self.places)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SegmentBuilder {
+    /// Declares a latest value of type `T`.
+    pub fn latest<T: NoUninit>(self, name: &str) -> Self {
+        self.latest_of(name, LatestValue::<T>::new())
+    }
+
+    /// Declares a latest value with all its options.
+    pub fn latest_of<T: NoUninit>(self, name: &str, value: LatestValue<T>) -> Self {
+        let spec = value.spec(name);
+        self.declare(name, spec)
+    }
+}
+
+impl Segment {
+    /// Adds a latest value to the live segment.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_ring`](Self::add_ring).
+    pub fn add_latest<T: NoUninit>(&self, name: &str, value: LatestValue<T>) -> Result<()> {
+        self.add(name, &value.spec(name)?)
+    }
+
+    /// The writing end of a latest value, going on behind its newest version.
+    ///
+    /// # Errors
+    ///
+    /// As [`producer`](Self::producer), whose place in the directory a writer has.
+    pub fn latest_writer<T: NoUninit>(&self, name: &str) -> Result<LatestWriter<T>> {
+        self.latest_writer_as(name, &TypeIdentity::default())
+    }
+
+    /// The writing end of a latest value whose type has a name and version.
+    ///
+    /// # Errors
+    ///
+    /// As [`producer`](Self::producer).
+    pub fn latest_writer_as<T: NoUninit>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+    ) -> Result<LatestWriter<T>> {
+        let (object, geometry) = self.latest_object::<T>(name, identity, false)?;
+        let endpoint = object.claim(Role::Producer)?;
+        let stats = endpoint.stats().ok_or_else(|| AttachError::Geometry.of(name))?;
+        let parts = WriterParts {
+            control: object.words,
+            payload: object.payload,
+            stats,
+            link: Box::new(endpoint),
+        };
+        LatestWriter::attach(parts, geometry).map_err(|error| error.of(name))
+    }
+
+    /// A reading end of a latest value; there may be any number, also of a segment that is open
+    /// read-only.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], [`ErrorKind::KindMismatch`] and [`ErrorKind::TypeMismatch`] say what
+    /// is there instead; [`ErrorKind::Corrupt`] if its numbers contradict each other.
+    pub fn latest_reader<T: CheckedBitPattern>(&self, name: &str) -> Result<LatestReader<T>> {
+        self.latest_reader_as(name, &TypeIdentity::default())
+    }
+
+    /// A reading end of a latest value whose type has a name and version.
+    ///
+    /// `T` may be shorter than what is written: a prefix is read then.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest_reader`](Self::latest_reader).
+    pub fn latest_reader_as<T: CheckedBitPattern>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+    ) -> Result<LatestReader<T>> {
+        let (object, geometry) = self.latest_object::<T>(name, identity, true)?;
+        let link = Box::new(object.observe(Role::Producer)?);
+        let parts = ReaderParts { control: object.words, payload: object.payload, link };
+        LatestReader::attach(parts, geometry).map_err(|error| error.of(name))
+    }
+
+    /// The latest value of this name, if its type fits; a reader's may be a prefix.
+    fn latest_object<T>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+        reading: bool,
+    ) -> Result<(ObjectHandle, Geometry)> {
+        let object = self.object(name)?;
+        let entry = &object.entry;
+        if entry.kind != ObjectKind::LatestValue {
+            return Err(Error::new(ErrorKind::KindMismatch, "attach to object", name)
+                .detail(format!("it is of kind {}, a latest value was asked for", entry.kind)));
+        }
+        let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
+        check_type(name, entry, identity, size, align, reading)?;
+        let geometry = usize::try_from(entry.raw.type_size)
+            .ok()
+            .and_then(|len| Geometry::new(len, entry.raw.capacity))
+            .filter(|geometry| match geometry.form() {
+                Form::Pair => true,
+                Form::Row { stride, .. } => stride as u64 == entry.raw.stride,
+            })
+            .ok_or_else(|| AttachError::Geometry.of(name))?;
+        Ok((object, geometry))
+    }
+}

@@ -1,0 +1,294 @@
+//! The reading end of a latest value, of which there may be any number.
+
+use super::cell::Cell;
+use super::error::{AttachError, LatestError, WENT_BACK};
+use super::layout::{ALIGN, CONTROL_LEN, Geometry};
+use super::writer::WORDS;
+use crate::peer::PeerState;
+use crate::view::View;
+use crate::wait::{Canceller, Link, Onlooker, PeerChange, Wait, WaitMode, deadline_after};
+use bytemuck::{AnyBitPattern, CheckedBitPattern, NoUninit, bytes_of_mut};
+use core::fmt;
+use core::marker::PhantomData;
+use core::time::Duration;
+use std::time::Instant;
+
+/// What the segment hands to a new reader: its windows, and the look at the writer.
+pub(crate) struct ReaderParts {
+    /// The control words.
+    pub control: View,
+    /// The places.
+    pub payload: View,
+    /// Who knows the writer; nothing is claimed.
+    pub link: Box<dyn Link>,
+}
+
+/// A value and the number of the write that it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Versioned<T> {
+    /// Writes are counted from 1.
+    pub version: u64,
+    /// What was written.
+    pub value: T,
+}
+
+/// A reading end of a latest value.
+///
+/// It claims nothing and writes nothing that the writer waits for: there may be any number, in
+/// any number of processes, also of a segment that is open read-only.
+///
+/// The value stays readable when its writer has left or died; [`LatestReader::peer`] says whether
+/// it lives.
+pub struct LatestReader<T> {
+    cell: Cell,
+    /// The highest version that was read.
+    seen: u64,
+    onlooker: Onlooker,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> LatestReader<T> {
+    /// A reader whose values have at most the geometry's length.
+    pub(crate) fn attach(parts: ReaderParts, geometry: Geometry) -> Result<Self, AttachError> {
+        let control = parts.control;
+        let sound = geometry.len() >= size_of::<T>()
+            && control.len() >= CONTROL_LEN
+            && control.is_aligned_to(ALIGN);
+        if !sound {
+            return Err(AttachError::Geometry);
+        }
+        let cell = Cell::new(geometry, parts.payload)?;
+        let onlooker = Onlooker::new(control, WORDS, parts.link);
+        Ok(Self { cell, seen: 0, onlooker, value: PhantomData })
+    }
+
+    /// The newest version, 0 if nothing was ever written: one load.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.cell.version()
+    }
+
+    /// The highest version that this reader has read, 0 before the first.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// How waits pass the time; [`WaitMode::Adaptive`] at first.
+    ///
+    /// With a read-only mapping the writer cannot be told that somebody sleeps: such a reader
+    /// looks again after 50 us, and then after ever longer times up to 1 ms.
+    pub fn wait_mode(&mut self, mode: WaitMode) -> &mut Self {
+        self.onlooker.set_mode(mode);
+        self
+    }
+
+    /// Whether waits go on for a successor when the writer has left or died, instead of ending
+    /// with `Closed` or `PeerDied`. False at first.
+    pub fn outlive_peer(&mut self, outlive: bool) -> &mut Self {
+        self.onlooker.set_outlives_peer(outlive);
+        self
+    }
+
+    /// A handle that ends the waits of this reader from another thread.
+    pub fn canceller(&self) -> Canceller {
+        self.onlooker.canceller()
+    }
+
+    /// Asks the kernel about the writer: a few system calls.
+    ///
+    /// A read-only reader that may not open the claims file is told `Never` and `Closed`, and
+    /// `Unknown` for everything else.
+    pub fn peer(&self) -> PeerState {
+        self.onlooker.peer()
+    }
+
+    /// Whether the writer was followed by another since the last call (or since this reader was
+    /// made). Of several changes the last is told.
+    pub fn peer_changed(&mut self) -> Option<PeerChange> {
+        self.onlooker.peer_changed()
+    }
+
+    /// Waits until there is a version after `since`, without reading it; the newest version.
+    ///
+    /// This is for values that are too large to be passed by value; [`LatestReader::read_into`] reads
+    /// them. The deadline may be none.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::wait_newer_deadline`].
+    pub fn wait_version(
+        &mut self,
+        since: u64,
+        deadline: Option<Instant>,
+    ) -> Result<u64, LatestError> {
+        self.await_newer(since, || deadline)
+    }
+
+    #[inline]
+    fn await_newer(
+        &mut self,
+        since: u64,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<u64, LatestError> {
+        self.check_fork()?;
+        let version = self.cell.version();
+        if version > since { Ok(version) } else { self.sleep_until_newer(since, deadline()) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sleep_until_newer(
+        &mut self,
+        since: u64,
+        deadline: Option<Instant>,
+    ) -> Result<u64, LatestError> {
+        let mut wait = Wait::until(deadline);
+        loop {
+            self.onlooker.wait(&mut wait)?;
+            self.check_fork()?;
+            let version = self.cell.version();
+            if version > since {
+                return Ok(version);
+            }
+        }
+    }
+
+    #[inline]
+    fn check_fork(&self) -> Result<(), LatestError> {
+        if self.onlooker.usable() { Ok(()) } else { Err(LatestError::Forked) }
+    }
+
+    /// Reads with `copy`, and looks that the version is one and does not go back.
+    #[inline]
+    fn read_with<R>(
+        &mut self,
+        copy: impl FnMut(&View, usize) -> R,
+    ) -> Result<(u64, R), LatestError> {
+        self.check_fork()?;
+        let (version, value) = self.cell.read(copy)?;
+        if version < self.seen {
+            return Err(LatestError::Corrupt(WENT_BACK));
+        }
+        if version == 0 {
+            return Err(LatestError::NeverWritten);
+        }
+        self.seen = version;
+        Ok((version, value))
+    }
+}
+
+impl<T: CheckedBitPattern> LatestReader<T> {
+    /// The newest value.
+    ///
+    /// It waits for nobody: neither a writer that is stopped or killed in the middle of a write
+    /// nor one that writes without a pause keeps it from the last value that was whole.
+    ///
+    /// # Errors
+    ///
+    /// [`LatestError::NeverWritten`] before the first write; [`LatestError::InvalidValue`] if the
+    /// bytes are no `T`; [`LatestError::Contended`] if a thousand attempts were overtaken, which
+    /// chance does not do; [`LatestError::Corrupt`] if a peer lies.
+    #[inline]
+    pub fn read(&mut self) -> Result<Versioned<T>, LatestError> {
+        let (version, value) = self.read_with(|view, at| view.read_checked::<T>(at))?;
+        let value = value.ok_or(LatestError::InvalidValue { version })?;
+        Ok(Versioned { version, value })
+    }
+
+    /// The newest value if it is a later version than `version`; one load if it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::read`], but for `NeverWritten`, which is no newer value.
+    #[inline]
+    pub fn read_if_newer(&mut self, version: u64) -> Result<Option<Versioned<T>>, LatestError> {
+        self.check_fork()?;
+        if self.cell.version() <= version {
+            return Ok(None);
+        }
+        self.read_newer(version).map(Some)
+    }
+
+    /// Waits for a later version than `version`, and reads it: 0 for the first there is,
+    /// [`LatestReader::seen`] for another than the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::read`]; `Closed` and `PeerDied` when the writer has left or died and
+    /// there is nothing newer, see [`LatestReader::outlive_peer`]. A writer that never was is
+    /// waited for, and so is one that this process may not ask about (see
+    /// [`LatestReader::peer`]). `Cancelled`, `Superseded`.
+    #[inline]
+    pub fn wait_newer(&mut self, version: u64) -> Result<Versioned<T>, LatestError> {
+        self.await_newer(version, || None)?;
+        self.read_newer(version)
+    }
+
+    /// Waits for a later version than `version` until `deadline`, and reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::wait_newer`], and `TimedOut`.
+    #[inline]
+    pub fn wait_newer_deadline(
+        &mut self,
+        version: u64,
+        deadline: Instant,
+    ) -> Result<Versioned<T>, LatestError> {
+        self.await_newer(version, || Some(deadline))?;
+        self.read_newer(version)
+    }
+
+    /// Waits for a later version than `version` for at most `timeout`, and reads it.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::wait_newer`], and `TimedOut`.
+    #[inline]
+    pub fn wait_newer_timeout(
+        &mut self,
+        version: u64,
+        timeout: Duration,
+    ) -> Result<Versioned<T>, LatestError> {
+        self.await_newer(version, || deadline_after(timeout))?;
+        self.read_newer(version)
+    }
+
+    /// Reads when a version after `since` was seen.
+    #[inline]
+    fn read_newer(&mut self, since: u64) -> Result<Versioned<T>, LatestError> {
+        let read = self.read()?;
+        if read.version > since { Ok(read) } else { Err(LatestError::Corrupt(WENT_BACK)) }
+    }
+}
+
+impl<T: NoUninit + AnyBitPattern> LatestReader<T> {
+    /// Copies the newest value into `target`; its version. For values of many pages, which had
+    /// better not be passed over the stack.
+    ///
+    /// # Errors
+    ///
+    /// As [`LatestReader::read`]. What stands in `target` then is part of some versions.
+    pub fn read_into(&mut self, target: &mut T) -> Result<u64, LatestError> {
+        let (version, ()) = self.read_with(|view, at| view.read(at, bytes_of_mut(target)))?;
+        Ok(version)
+    }
+}
+
+#[cfg(test)]
+impl<T> LatestReader<T> {
+    /// A read whose copy is the test's.
+    pub(super) fn read_by<R>(
+        &mut self,
+        copy: impl FnMut(&View, usize) -> R,
+    ) -> Result<(u64, R), LatestError> {
+        self.read_with(copy)
+    }
+}
+
+impl<T> fmt::Debug for LatestReader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatestReader").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
