@@ -45,6 +45,7 @@ pub fn round_trips(suite: &mut Suite) {
     suite.table("rt-8", "Round trip, 8 B", line);
     suite.add(limits::one_line()).add(limits::two_lines());
     suite.add(cell_trip::<1>()).add(cell_trip::<7>()).add(duplex_trip::<1>());
+    suite.add(latest_trip::<7>());
     suite.add(typed_trip::<1>(WaitMode::Spin)).add(record_trip(8));
     suite.table("rt-64", "Round trip, 64 B", line);
     suite.add(limits::message_trip::<8>());
@@ -209,6 +210,29 @@ where
         let mut server = segment.server::<[u64; WORDS], [u64; WORDS]>("cell")?;
         server.wait_mode(WaitMode::Spin);
         drive::serve_all(stage, || Ok(server.serve_one(|request| request)?))
+    })
+}
+
+/// A round trip through two latest values of `WORDS` words, each read until it is newer.
+pub fn latest_trip<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    ours(format!("latest values, {} B", WORDS * 8), Unit::RoundTrip, |stage| {
+        let segment =
+            segment(stage, |s| s.latest::<[u64; WORDS]>("ping").latest::<[u64; WORDS]>("pong"))?;
+        let [out, back] = directions(stage);
+        let mut writer = segment.latest_writer::<[u64; WORDS]>(out)?;
+        let mut reader = segment.latest_reader::<[u64; WORDS]>(back)?;
+        reader.wait_mode(WaitMode::Spin);
+        let mut version = 0;
+        let send = |number| Ok(writer.write(&[number; WORDS]).map(drop)?);
+        let receive = || {
+            let newer = reader.wait_newer(version)?;
+            version = newer.version;
+            untorn(&newer.value)
+        };
+        drive::ping_pong(stage, send, receive)
     })
 }
 
