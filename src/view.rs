@@ -326,9 +326,11 @@ impl Word64 {
         unsafe { self.word.as_ref() }
     }
 
-    /// Loads it once.
+    /// Loads it once. Tests may meddle before each such load.
     #[inline]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
+        #[cfg(test)]
+        steps::loads();
         self.word().load(order)
     }
 
@@ -568,9 +570,11 @@ impl<'a> Block<'a> {
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast()) }
     }
 
-    /// Loads the block's word once.
+    /// Loads the block's word once. Tests may meddle before each such load.
     #[inline(always)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
+        #[cfg(test)]
+        steps::loads();
         self.word().load(order)
     }
 
@@ -834,8 +838,9 @@ unsafe fn copy_avx(source: *const u8, target: *mut u8, len: usize) -> usize {
     let bulk = len & !127;
     if bulk > 0 {
         // SAFETY: the loop reads and writes exactly `bulk <= len` bytes, 128 per turn and at least
-        // one turn; the caller vouches for AVX; unaligned moves need no alignment; the upper
-        // halves of the registers are cleared for code without AVX; the stack is not used.
+        // one turn; the caller vouches for AVX; unaligned moves need no alignment; all registers
+        // that change are declared (the compiler clears their upper halves where code without
+        // AVX follows); the stack is not used.
         unsafe {
             core::arch::asm!(
                 "2:",
@@ -851,7 +856,6 @@ unsafe fn copy_avx(source: *const u8, target: *mut u8, len: usize) -> usize {
                 "add {target}, 128",
                 "sub {left}, 128",
                 "jnz 2b",
-                "vzeroupper",
                 a = out(ymm_reg) _,
                 b = out(ymm_reg) _,
                 c = out(ymm_reg) _,

@@ -124,7 +124,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Empty`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`ServeError::Empty`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the caller; `Closed` or `PeerDied` then say that it has left or died.
     #[inline]
     pub fn try_serve(&mut self, work: impl FnOnce(Req) -> Resp) -> Result<(), ServeError> {

@@ -45,7 +45,7 @@ impl<T: NoUninit> Producer<T> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`SendError::Full`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the consumer; a full ring whose consumer has left or died is then
     /// answered with `Closed` or `PeerDied`.
     #[inline(always)]
@@ -215,7 +215,7 @@ impl<T: CheckedBitPattern> Consumer<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`RecvError::Empty`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the producer; an empty ring whose producer has left or died is
     /// then answered with `Closed` or `PeerDied`.
     #[inline(always)]

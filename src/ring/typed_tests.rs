@@ -3,7 +3,7 @@
 use super::endpoint::Parts;
 use super::error::{AttachError, Corruption, RecvError, SendError};
 use super::layout::{CONTROL_LEN, RELEASED};
-use super::position::SlotGeometry;
+use super::position::{SlotGeometry, header_word};
 use super::slots::{RawConsumer, RawProducer};
 use super::testing::{FakeLink, Peer, crashes, memory, parts};
 use super::typed::{Consumer, Producer};
@@ -153,6 +153,40 @@ fn all_or_none_of_a_slice_is_sent() {
     assert_eq!(tx.stats().drops, 1);
 }
 
+/// A number whose check panics at 9.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(transparent)]
+struct Touchy(u64);
+
+// SAFETY: every u64 is a valid u64, and `Touchy` is transparent over one.
+#[expect(unsafe_code, reason = "a type with a check of its own")]
+unsafe impl bytemuck::CheckedBitPattern for Touchy {
+    type Bits = u64;
+
+    fn is_valid_bit_pattern(bits: &u64) -> bool {
+        assert!(*bits != 9, "nine");
+        true
+    }
+}
+
+#[test]
+fn a_panic_of_the_types_own_check_leaves_a_batch_where_it_began() {
+    let view = ring::<u64>(30);
+    let mut tx = producer::<u64>(&view, 30);
+    tx.push_all(&core::array::from_fn::<u64, 12, _>(|n| n as u64)).unwrap();
+    let mut rx = consumer::<Touchy>(&view, 30);
+    let mut received = Vec::new();
+    let caught =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rx.recv_batch(&mut received, 99)));
+    assert!(caught.is_err());
+    assert_eq!((rx.position(), rx.lag()), (0, 12));
+    for n in 0..9 {
+        assert_eq!(rx.try_recv(), Ok(Touchy(n)));
+    }
+    rx.skip().unwrap();
+    assert_eq!((rx.try_recv(), rx.try_recv()), (Ok(Touchy(10)), Ok(Touchy(11))));
+}
+
 #[test]
 fn a_peeked_message_is_seen_again_by_a_successor() {
     let view = ring::<u64>(4);
@@ -181,6 +215,61 @@ fn goes_on(view: &View, capacity: u64, messages: &[Triple]) {
         assert_eq!(rx.try_recv(), Ok(triple(1000 + n)));
         assert_eq!(rx.try_recv(), Err(RecvError::Empty));
     }
+}
+
+/// A peer that stores what might be true, or nearly, before each load of the other's.
+#[test]
+fn a_peer_that_lies_between_any_two_loads_gets_errors_and_nothing_else() {
+    let mut kinds = [0_u32; 3];
+    for seed in 1..20_000_u64 {
+        let capacity = [4, 7, 8, 10][seed as usize % 4];
+        let view = ring::<u64>(capacity);
+        let (mut tx, mut rx) = (producer::<u64>(&view, capacity), consumer::<u64>(&view, capacity));
+        let blocks = geometry::<u64>(capacity).blocks();
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut draw = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) % below
+        };
+        let sent = std::rc::Rc::new(std::cell::Cell::new(0_u64));
+        let (told, lied) = (std::rc::Rc::clone(&sent), view.clone());
+        let meddler = move || {
+            let position = told.get();
+            if draw(6) == 0 {
+                lied.store64(RELEASED, (position + 2).saturating_sub(draw(12)), Relaxed);
+            }
+            if draw(6) == 0 {
+                let block = position / 7 + draw(2);
+                let word = header_word(block / blocks, draw(9));
+                lied.store64(CONTROL_LEN + (block % blocks) as usize * 64, word, Relaxed);
+            }
+        };
+        crate::view::steps::meddle(meddler, || {
+            for n in 0..60 {
+                let done = match n % 5 {
+                    0 => tx.push_batch(&[1, 2, 3]).map(drop),
+                    _ => tx.try_push(n),
+                };
+                kinds[match done {
+                    Ok(()) => 0,
+                    Err(SendError::Full) => 1,
+                    Err(_) => 2,
+                }] += 1;
+                sent.set(tx.position());
+                let mut received = Vec::new();
+                _ = (rx.lag(), tx.len());
+                if n % 16 > 5 {
+                    _ = (rx.try_recv(), rx.recv_batch(&mut received, 5));
+                }
+                if !matches!(done, Ok(()) | Err(SendError::Full)) {
+                    break;
+                }
+            }
+        });
+    }
+    assert!(kinds.iter().all(|count| *count > 1000), "{kinds:?}");
 }
 
 /// All starting points: `before` messages passed, `waiting` left in the ring.

@@ -73,7 +73,7 @@ pub(crate) struct Progress {
     pub received: u64,
 }
 
-/// Looks into about log2(capacity) blocks; `None` where the windows hold no such ring.
+/// Looks at one header word for each block of waiting messages; `None` where the windows hold no such ring.
 pub(crate) fn of_ring(
     words: &View,
     payload: &View,
@@ -101,16 +101,15 @@ pub(crate) fn of_ring(
             Some(_) => count,
         }
     };
-    let (mut low, mut high) = (0, blocks);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if filled(middle) > 0 {
-            low = middle + 1;
-        } else {
-            high = middle;
+    // Header words behind one that is not full may be those of a batch that was never finished.
+    let mut sent = first * count;
+    for ahead in 0..blocks {
+        let filled = filled(ahead);
+        sent += filled;
+        if filled < count {
+            break;
         }
     }
-    let sent = low.checked_sub(1).map_or(received, |last| (first + last) * count + filled(last));
     Some(Progress { sent: sent.clamp(received, received + capacity), received })
 }
 
@@ -162,6 +161,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_that_was_never_finished_does_not_count() {
+        let (words, payload) = (View::heap(512), View::heap(64 * 10));
+        payload.store64(0, header_word(0, 3), Relaxed);
+        for block in 1..4 {
+            payload.store64(block * 64, header_word(0, 7), Relaxed);
+        }
+        let seen = of_ring(&words, &payload, 8, 64);
+        assert_eq!(seen, Some(Progress { sent: 3, received: 0 }));
     }
 
     #[test]

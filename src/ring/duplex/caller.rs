@@ -83,7 +83,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> DuplexCaller<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`CallError::Busy`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`CallError::Busy`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the server; `Closed` or `PeerDied` then say that it has left or died.
     /// Nothing was sent in any case.
     #[inline]

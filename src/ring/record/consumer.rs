@@ -86,7 +86,7 @@ impl RecordConsumer {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`RecvError::Empty`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the producer; an empty ring whose producer has left or died is then
     /// answered with `Closed` or `PeerDied`.
     #[inline(always)]
@@ -268,6 +268,9 @@ impl RecordConsumer {
     /// C3 and C4 for the record at the read position and those held before it.
     #[inline(always)]
     fn deliver(&mut self, found: &Found) {
+        if !self.port.usable() {
+            return; // in a forked child: it is the parent's to release
+        }
         if self.held > 0 {
             self.pass(found);
             return self.release();
@@ -514,7 +517,8 @@ impl Record<'_> {
         Some(unsafe { self.consumer.payload.slice(self.payload(), self.len()) })
     }
 
-    /// Delivers the record, and those held before it: none of them is seen again.
+    /// Delivers the record, and those held before it: none of them is seen again. Does nothing in a
+    /// forked child, whose parent's record it is.
     #[inline(always)]
     pub fn release(self) {
         self.consumer.deliver(&self.found);

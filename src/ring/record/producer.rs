@@ -1,6 +1,6 @@
 //! The producing end of a record ring: reserve, write, commit.
 //!
-//! The steps P1 to P6 and A1 are told in the parent module.
+//! The steps P1 to P7 and A1 are told in the parent module.
 
 use super::reservation::{Batch, Reservation};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
@@ -111,7 +111,7 @@ impl RecordProducer {
     /// # Errors
     ///
     /// [`SendError::Full`] when there is no room; [`SendError::TooLarge`] when there never is.
-    /// After many of the former, at least 50 ms apart, the kernel is asked about the consumer; a
+    /// After 64 of the former, at least 50 ms apart, the kernel is asked about the consumer; a
     /// full ring whose consumer has left or died is then answered with `Closed` or `PeerDied`.
     #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
@@ -226,6 +226,9 @@ impl RecordProducer {
     /// P3 to P6 for one record alone.
     #[inline(always)]
     pub(super) fn publish_one(&mut self, place: Place, len: usize) {
+        if !self.port.usable() {
+            return; // in a forked child: it is the parent's to send
+        }
         if place.padding > 0 {
             return self.publish_behind_padding(&{ place }, len);
         }
@@ -392,8 +395,8 @@ impl RecordProducer {
     #[inline(always)]
     pub(super) fn publish(&mut self, staged: &Staged) {
         let Staged { first, span, records, bytes } = *staged;
-        if first == 0 {
-            return;
+        if first == 0 || !self.port.usable() {
+            return; // nothing to send, or in a forked child
         }
         let end = self.geometry.advance(self.at.offset, span);
         self.payload.store64(end as usize, 0, Relaxed);
@@ -408,6 +411,12 @@ impl RecordProducer {
         self.corruption = Some(corruption);
         self.port.condemn();
         SendError::Corrupt(corruption)
+    }
+
+    /// Whether reserved bytes may be written: not in a forked child.
+    #[inline(always)]
+    pub(super) fn may_write(&self) -> Result<(), SendError> {
+        if self.port.usable() { Ok(()) } else { Err(self.refusal()) }
     }
 
     #[cold]

@@ -12,6 +12,9 @@ use std::io;
 use std::os::fd::AsFd;
 
 /// Room for one record, not yet visible. Dropping it gives the room back.
+///
+/// In a forked child it belongs to the parent: writing answers [`SendError::Forked`], and
+/// committing does nothing.
 // The short calls are inlined so that it can stay in registers: where it goes through memory, the
 // next record waits until all stores into this one have reached their lines.
 #[must_use = "a reservation that is not committed sends nothing"]
@@ -66,6 +69,7 @@ impl<'a> Reservation<'a> {
         if end > self.len {
             return Err(SendError::TooLarge { len: end, max: self.len });
         }
+        self.producer.may_write()?;
         self.producer.payload.write(self.place.payload as usize + offset, bytes);
         Ok(())
     }
@@ -80,6 +84,7 @@ impl<'a> Reservation<'a> {
         if bytes.len() > max {
             return Err(SendError::TooLarge { len: bytes.len(), max });
         }
+        self.producer.may_write()?;
         self.producer.payload.write(self.place.header as usize + WORD_LEN, bytes);
         Ok(())
     }
@@ -92,6 +97,7 @@ impl<'a> Reservation<'a> {
     ///
     /// That of `read(2)`; a signal does not end it.
     pub fn read_from(&mut self, file: impl AsFd) -> io::Result<usize> {
+        self.producer.may_write().map_err(io::Error::other)?;
         let offset = self.place.payload as usize + self.written;
         let room = self.len - self.written;
         let count = self.producer.payload.read_from_fd(offset, room, file.as_fd())?.min(room);
@@ -110,7 +116,7 @@ impl<'a> Reservation<'a> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "the caller of `trust_peer` vouches for the peer")]
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
-        if !self.producer.trusted {
+        if !self.producer.trusted || self.producer.may_write().is_err() {
             return None;
         }
         // SAFETY: the bytes are reserved, so no honest peer touches them, and `trust_peer` was
@@ -152,6 +158,7 @@ impl<'a> Reservation<'a> {
 impl io::Write for Reservation<'_> {
     /// Takes as many bytes as there is room for; 0 when the record is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.producer.may_write().map_err(io::Error::other)?;
         let count = bytes.len().min(self.len - self.written);
         self.producer.payload.write(self.place.payload as usize + self.written, &bytes[..count]);
         self.written += count;
@@ -163,7 +170,8 @@ impl io::Write for Reservation<'_> {
     }
 }
 
-/// Records that become visible together. Dropping it sends none of them.
+/// Records that become visible together. Dropping it sends none of them. In a forked child, where
+/// it belongs to the parent, committing does nothing.
 #[must_use = "a batch that is not committed sends nothing"]
 pub struct Batch<'a> {
     pub(super) producer: &'a mut RecordProducer,

@@ -56,6 +56,39 @@ fn drain(view: &View, at: RecordGeometry) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn what_a_forked_child_finishes_of_its_parents_work_has_no_effect() {
+    let at = small(256);
+    let view = ring(at);
+    let peer = Peer::alive();
+    let mut tx = RecordProducer::attach(parts(&view, &peer), at).unwrap();
+    let mut rx = RecordConsumer::attach(parts(&view, &peer), at).unwrap();
+    tx.try_push(b"one").unwrap();
+    let record = rx.try_read().unwrap();
+    let mut room = tx.try_reserve(8).unwrap();
+    let before = view.snapshot();
+    peer.forks.fetch_add(1, Relaxed);
+    assert_eq!(room.write_at(0, b"child"), Err(SendError::Forked));
+    assert_eq!(room.set_user_header(&[]), Err(SendError::Forked));
+    assert!(room.write(b"child").is_err());
+    assert!(room.read_from(std::fs::File::open("/dev/zero").unwrap()).is_err());
+    room.commit();
+    record.release();
+    assert_eq!(rx.try_read().map(drop), Err(RecvError::Forked));
+    peer.forks.fetch_sub(1, Relaxed);
+    let mut batch = tx.batch();
+    batch.push(b"two").unwrap();
+    let written = view.snapshot();
+    peer.forks.fetch_add(1, Relaxed);
+    batch.commit();
+    assert!(view.snapshot() == written);
+    peer.forks.fetch_sub(1, Relaxed);
+    assert_eq!(rx.lag(), 1);
+    tx.try_push(b"two").unwrap();
+    assert_eq!([take(&mut rx), take(&mut rx)], [Ok(b"one".to_vec()), Ok(b"two".to_vec())]);
+    assert!(before != view.snapshot());
+}
+
+#[test]
 fn records_of_every_length_arrive_wherever_the_ring_stands() {
     for at in [small(16), small(24), small(64), geometry(256, 64, 8), geometry(512, 16, 24)] {
         let view = ring(at);

@@ -47,7 +47,7 @@ impl RawConsumer {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`RecvError::Empty`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the producer; an empty ring whose producer has left or died is
     /// then answered with `Closed` or `PeerDied`.
     #[inline]
@@ -245,50 +245,49 @@ impl RawConsumer {
         if max == 0 {
             return Ok(0);
         }
-        let position = self.position;
-        let mut count = 0;
+        let (position, per_block) = (self.position, self.geometry.per_block());
         self.poll()?;
-        while let Some(filled) = self.filled() {
-            for index in self.index..filled {
-                let message = self.blocks.block().message(index as usize);
-                match read(&message) {
+        // On copies, so that a panic of `read` or `take` leaves everything as it was.
+        let (mut walk, mut index, mut count) = (self.blocks.walk(), self.index, 0);
+        let end = loop {
+            // A header word that is a lie is told when the next call begins.
+            let word = walk.block().load(Acquire); // edge `commit`
+            let filled = count_in(word, walk.lap()).unwrap_or(0).min(per_block);
+            let end = loop {
+                if index >= filled {
+                    break (index < per_block).then_some(Ok(()));
+                }
+                let value = read(&walk.block().message(index as usize));
+                match value {
                     Some(value) => take(count, value),
-                    None if count > 0 => {
-                        self.index = index;
-                        self.release(position + count as u64);
-                        return Ok(count);
-                    }
+                    None if count > 0 => break Some(Ok(())),
                     None => {
-                        self.pass();
-                        self.release(position + 1);
-                        return Err(RecvError::InvalidValue { position });
+                        index += 1;
+                        break Some(Err(RecvError::InvalidValue { position }));
                     }
                 }
+                index += 1;
                 count += 1;
                 if count == max {
-                    self.index = index;
-                    self.pass();
-                    self.release(position + count as u64);
-                    return Ok(count);
+                    break Some(Ok(()));
                 }
+            };
+            if index == per_block {
+                walk.step();
+                index = 0;
             }
-            self.index = filled - 1;
-            self.pass();
-        }
-        if count == 0 {
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        if count == 0 && end.is_ok() {
             return Err(RecvError::Empty); // the peer took back what `poll` saw
         }
-        self.release(position + count as u64);
-        Ok(count)
-    }
-
-    /// How many messages of the block at the cursor are filled, if one behind `index` is. A header
-    /// word that is a lie is told when the next call begins.
-    #[inline(always)]
-    fn filled(&self) -> Option<u64> {
-        let word = self.blocks.block().load(Acquire); // edge `commit`
-        let count = count_in(word, self.blocks.lap())?.min(self.geometry.per_block());
-        (count > self.index).then_some(count)
+        let place = walk.place();
+        self.blocks.go(place);
+        self.index = index;
+        self.release(position + if end.is_ok() { count as u64 } else { 1 });
+        end.map(|()| count)
     }
 
     /// Copies the next message without receiving it; it is seen again until it is received.

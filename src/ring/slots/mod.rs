@@ -59,15 +59,16 @@
 //!
 //! * Producer killed before P3: the message is not counted, it never was. Between
 //!   the blocks of a batch: the first is not counted, A2 clears the rest. Between
-//!   P3 and P4: see `wait`. In A2: the next attach does it again.
+//!   P3 and P4: see `wait`. Behind P5: a block that counts nothing, and zeros where
+//!   nobody looks. In A2: the next attach does it again.
 //! * Consumer killed before C3: the successor reads the message again, with the
 //!   same position. After C3: it is delivered and never seen again.
 //! * A slow peer: full or empty, for as long as it takes.
 //! * A lying peer: a header word or `released` outside what the protocol allows is
 //!   [`Corrupt`](super::error::SendError::Corrupt), for good. Inside of that a lie changes
 //!   which bytes are read or overwritten, never where. Each call touches at most one
-//!   message, or as many as the caller has given room for; attach touches each
-//!   header word twice.
+//!   message and the first words of the next (P5), or as many as the caller has given
+//!   room for; attach touches each header word twice.
 
 mod consumer;
 mod producer;

@@ -1,6 +1,6 @@
 //! The producing end of a slot ring, by bytes.
 //!
-//! The steps P1 to P4, A1 and A2 are told in the parent module.
+//! The steps P1 to P5, A1 and A2 are told in the parent module.
 
 use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
@@ -115,9 +115,9 @@ impl Group {
         }
     }
 
-    /// From now on there is a stream, or none.
-    fn stream(&mut self, streams: bool) {
-        self.filled = self.filled();
+    /// From now on there is a stream, or none; `filled` messages are filled.
+    fn stream(&mut self, filled: u64, streams: bool) {
+        self.filled = filled;
         self.streams = streams;
     }
 }
@@ -147,7 +147,7 @@ impl RawProducer {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] when there is none. After many of these, at least 50 ms apart, the
+    /// [`SendError::Full`] when there is none. After 64 of these, at least 50 ms apart, the
     /// kernel is asked about the consumer; a full ring whose consumer has left or died is then
     /// answered with `Closed` or `PeerDied`.
     #[inline]
@@ -299,12 +299,14 @@ impl RawProducer {
     #[inline(never)]
     fn look_at_consumer(&mut self, before: u64, position: u64) {
         self.port.stats.went_on(before, position);
-        let position = self.position();
+        // Once: a peer that lies may give another answer the next time, and the limit is for this.
+        let filled = self.group.filled();
+        let position = self.group.base + filled;
         let released = self.released.load(Acquire); // edge `release`
         // A lie is told when room is looked for.
         if let Ok(limit) = limit_from(released, position, self.geometry.capacity(), 1) {
             self.limit = limit;
-            self.group.stream(position - released >= STREAM);
+            self.group.stream(filled, position - released >= STREAM);
             self.group.reopen(limit);
         }
     }
