@@ -100,7 +100,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`CallError::Busy`] while an earlier call is with the server. After many of these, at least
+    /// [`CallError::Busy`] while an earlier call is with the server. After 64 of these, at least
     /// 50 ms apart, the kernel is asked about the server; `Closed` or `PeerDied` then say that it
     /// has left or died. Nothing was sent in any case.
     pub fn start(&mut self, request: Req) -> Result<u64, CallError> {
@@ -115,7 +115,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`CallError::Pending`] when there is none yet. After many of these, at least 50 ms apart,
+    /// [`CallError::Pending`] when there is none yet. After 64 of these, at least 50 ms apart,
     /// the kernel is asked about the server. [`CallError::Idle`] if no call of this caller is
     /// under way.
     #[inline]

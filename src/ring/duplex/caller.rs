@@ -101,7 +101,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> DuplexCaller<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`CallError::Pending`] when there is none yet. After many of these, at least 50 ms apart,
+    /// [`CallError::Pending`] when there is none yet. After 64 of these, at least 50 ms apart,
     /// the kernel is asked about the server. [`CallError::Idle`] if no call of this caller is
     /// under way.
     #[inline]

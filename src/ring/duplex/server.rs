@@ -110,7 +110,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> DuplexServer<Req, Resp> {
     ///
     /// # Errors
     ///
-    /// [`ServeError::Empty`] when there is none, or no room for its answer. After many of these,
+    /// [`ServeError::Empty`] when there is none, or no room for its answer. After 64 of these,
     /// at least 50 ms apart, the kernel is asked about the caller; `Closed` or `PeerDied` then say
     /// that it has left or died.
     #[inline]
