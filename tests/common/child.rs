@@ -7,9 +7,8 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 const ROLE: &str = "HUGESHM_TEST_ROLE";
 const ARGUMENTS: &str = "HUGESHM_TEST_ARGUMENTS";
@@ -76,7 +75,8 @@ impl Child {
 
     /// Starts a child of the user `uid` in the group of [`NOBODY`]; only root can.
     pub fn start_as(uid: u32, role: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(copy_for_everybody());
+        // By this link every user can start the program, wherever it lies.
+        let mut command = Command::new("/proc/self/exe");
         command.uid(uid).gid(NOBODY).current_dir("/");
         Self::spawn(command, role, arguments)
     }
@@ -159,20 +159,4 @@ impl Drop for Child {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// A copy of this program where every user can start it.
-fn copy_for_everybody() -> &'static Path {
-    use std::os::unix::fs::PermissionsExt;
-    static COPY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    static PATH: OnceLock<std::path::PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let dir = COPY.get_or_init(|| tempfile::tempdir().expect("a temporary folder"));
-        let everybody = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), everybody.clone()).expect("our own folder");
-        let path = dir.path().join("tests");
-        std::fs::copy(std::env::current_exe().expect("/proc is mounted"), &path).expect("room");
-        std::fs::set_permissions(&path, everybody).expect("our own file");
-        path
-    })
 }
