@@ -43,18 +43,6 @@ pub struct RecordConsumer {
     port: Port,
 }
 
-/// The record at the read position: the one that is there, or one that `$look` has seen to.
-macro_rules! found_or {
-    ($consumer:expr, $look:expr) => {
-        loop {
-            match $consumer.find() {
-                Some(found) => break found,
-                None => $look,
-            }
-        }
-    };
-}
-
 impl RecordConsumer {
     /// Attaches at the released position.
     pub(crate) fn attach(parts: Parts, geometry: RecordGeometry) -> Result<Self, AttachError> {
@@ -91,7 +79,10 @@ impl RecordConsumer {
     /// answered with `Closed` or `PeerDied`.
     #[inline(always)]
     pub fn try_read(&mut self) -> Result<Record<'_>, RecvError> {
-        let found = found_or!(self, self.look_for_record()?);
+        let found = match self.find() {
+            Some(found) => found,
+            None => self.look_for_record()?,
+        };
         Ok(Record { consumer: self, found })
     }
 
@@ -103,7 +94,10 @@ impl RecordConsumer {
     /// [`RecordConsumer::outlive_peer`]; a ring that never had a producer is waited for.
     #[inline(always)]
     pub fn read(&mut self) -> Result<Record<'_>, RecvError> {
-        let found = found_or!(self, self.wait_for_record(|| None)?);
+        let found = match self.find() {
+            Some(found) => found,
+            None => self.wait_for_record(|| None)?,
+        };
         Ok(Record { consumer: self, found })
     }
 
@@ -113,7 +107,10 @@ impl RecordConsumer {
     ///
     /// As [`RecordConsumer::read`], and `TimedOut`.
     pub fn read_deadline(&mut self, deadline: Instant) -> Result<Record<'_>, RecvError> {
-        let found = found_or!(self, self.wait_for_record(|| Some(deadline))?);
+        let found = match self.find() {
+            Some(found) => found,
+            None => self.wait_for_record(|| Some(deadline))?,
+        };
         Ok(Record { consumer: self, found })
     }
 
@@ -123,7 +120,10 @@ impl RecordConsumer {
     ///
     /// As [`RecordConsumer::read`], and `TimedOut`.
     pub fn read_timeout(&mut self, timeout: Duration) -> Result<Record<'_>, RecvError> {
-        let found = found_or!(self, self.wait_for_record(|| deadline_after(timeout))?);
+        let found = match self.find() {
+            Some(found) => found,
+            None => self.wait_for_record(|| deadline_after(timeout))?,
+        };
         Ok(Record { consumer: self, found })
     }
 
@@ -176,9 +176,10 @@ impl RecordConsumer {
     /// Sees to it that there is a record at the read position, if there is one now.
     #[cold]
     #[inline(never)]
-    fn look_for_record(&mut self) -> Result<(), RecvError> {
-        if is_there(self.look())? {
-            return Ok(());
+    fn look_for_record(&mut self) -> Result<Found, RecvError> {
+        match self.look() {
+            Err(RecvError::Empty) => {}
+            done => return done,
         }
         self.port.stats.empty();
         match self.port.tried_in_vain() {
@@ -197,19 +198,33 @@ impl RecordConsumer {
     fn wait_for_record(
         &mut self,
         deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<(), RecvError> {
-        if is_there(self.look())? {
-            return Ok(());
+    ) -> Result<Found, RecvError> {
+        match self.look() {
+            Err(RecvError::Empty) => {}
+            done => return done,
         }
         self.port.stats.empty();
         let read = self.port.stats.get().messages.wrapping_add(self.held);
         let passed = read.wrapping_sub(self.caught_up_at.0);
         let each = self.position.wrapping_sub(self.caught_up_at.1) / passed.max(1);
         self.caught_up_at = (read, self.position);
-        if self.port.look_away(passed, each) && is_there(self.look())? {
-            return Ok(());
+        if self.port.look_away(passed, each) {
+            match self.look() {
+                Err(RecvError::Empty) => {}
+                done => return done,
+            }
         }
-        wait_until(self, deadline(), |end| &mut end.port, |end| is_there(end.look()))
+        let mut found = Err(RecvError::Empty);
+        wait_until(
+            self,
+            deadline(),
+            |end| &mut end.port,
+            |end| {
+                found = end.look();
+                is_there(found)
+            },
+        )?;
+        found
     }
 
     /// C1: the record at the read position; `None` when there is none, or something else, or
@@ -229,20 +244,22 @@ impl RecordConsumer {
         self.released + self.geometry.capacity() - WORD - self.position
     }
 
-    /// Whether there is a record at the read position, behind a padding record if there is one.
-    fn look(&mut self) -> Result<(), RecvError> {
+    /// The record at the read position, behind a padding record if there is one, or why not.
+    ///
+    /// The answer is what is used: a peer that lies could give another one the next time.
+    fn look(&mut self) -> Result<Found, RecvError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
         match self.header()? {
-            Header::Record(_) => return Ok(()),
+            Header::Record(found) => return Ok(found),
             Header::End => return Err(RecvError::Empty),
             Header::Padding { span } => self.position += span,
         }
         // A padding record ends the ring, so behind it comes offset 0, where none can be.
         self.offset = 0;
         match self.header()? {
-            Header::Record(_) => Ok(()),
+            Header::Record(found) => Ok(found),
             // The producer commits a padding record only together with a record.
             Header::End | Header::Padding { .. } => Err(self.corrupt(Corruption::Padding)),
         }
@@ -539,7 +556,7 @@ impl Waits for RecordConsumer {
     }
 
     fn ready(&mut self) -> bool {
-        self.look() != Err(RecvError::Empty)
+        !matches!(self.look(), Err(RecvError::Empty))
     }
 }
 

@@ -56,6 +56,23 @@ fn drain(view: &View, at: RecordGeometry) -> Vec<Vec<u8>> {
 }
 
 #[test]
+fn a_header_word_that_comes_and_goes_holds_nobody_up() {
+    let at = small(256);
+    let view = ring(at);
+    let (mut tx, mut rx) = (producer(&view, at), consumer(&view, at));
+    tx.try_push(b"one").unwrap();
+    let (word, lied) = (view.load64(CONTROL_LEN, Relaxed), view.clone());
+    let mut loads = 0;
+    let meddler = move || {
+        loads += 1;
+        assert!(loads < 100, "it looks for ever");
+        lied.store64(CONTROL_LEN, if loads % 2 == 0 { word } else { 0 }, Relaxed);
+    };
+    let len = crate::view::steps::meddle(meddler, || rx.try_read().map(|record| record.len()));
+    assert_eq!(len, Ok(3));
+}
+
+#[test]
 fn what_a_forked_child_finishes_of_its_parents_work_has_no_effect() {
     let at = small(256);
     let view = ring(at);
