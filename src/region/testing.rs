@@ -31,7 +31,8 @@ pub(crate) struct Reserved {
 /// Adds `pages` pages of `size` to the pool, which nobody else changes until the answer is dropped.
 ///
 /// `None`, after saying SKIP and why, where the machine can not give them. That is a failure where
-/// the environment variable `HUGESHM_REQUIRE_HUGEPAGES` is `1`.
+/// the environment variable `HUGESHM_REQUIRE_HUGEPAGES` is `1`; for pages larger than 2 MiB only
+/// where `HUGESHM_REQUIRE_GIGANTIC_PAGES` is `1`, too, for memory in one piece may be short.
 pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
     let alone = pages::testing::lock(size);
     let before = total(size);
@@ -51,7 +52,9 @@ pub(crate) fn reserve_pages(size: PageSize, pages: u64) -> Option<Reserved> {
     let got = reserved.added;
     drop(reserved);
     let reason = format!("{pages} pages of {size} were wanted, the machine gave {got}");
-    let required = std::env::var_os("HUGESHM_REQUIRE_HUGEPAGES").is_some_and(|v| v == "1");
+    let is_on = |variable| std::env::var_os(variable).is_some_and(|value| value == "1");
+    let required = is_on("HUGESHM_REQUIRE_HUGEPAGES")
+        && (size <= PageSize::SIZE_2M || is_on("HUGESHM_REQUIRE_GIGANTIC_PAGES"));
     assert!(!required, "huge pages are promised here: {reason}");
     skip(&reason);
     None

@@ -11,7 +11,7 @@
 //!   attachment number exclusively; write who we are into its slot
 //!
 //! Nobody waits for anybody: between A1 and A4 the name may be removed or
-//! replaced, then A1 is taken again. The number of turns is bounded.
+//! replaced, then A1 is taken again, for a bounded time.
 //!
 //! # Failure
 //!
@@ -46,10 +46,13 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often A1 is taken again before the name counts as restless.
-const TURNS: u32 = 1000;
+/// How long A1 is taken again before the name counts as restless.
+///
+/// A replacement takes about as long as a turn, so on a loaded machine many turns in a row may
+/// find that the name has moved on.
+const RESTLESS: Duration = Duration::from_secs(5);
 
 /// A mapping and the locks that say it is in use.
 ///
@@ -499,26 +502,41 @@ fn open_named(domain: &Domain, name: &str, write: bool) -> Result<Attached> {
     const OPERATION: &str = "open segment";
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
-    for _ in 0..TURNS {
+    until_settled(OPERATION, name, || {
         let found = find(&folder, domain, name)?;
-        if let Some(held) = hold(&folder, &found, if write { Access::Write } else { Access::Read })?
-        {
-            let parts = Parts {
-                domain: domain.clone(),
-                name: name.to_owned(),
-                identity: found.control.identity,
-                backing: Report::Recorded(location(&found.control)),
-            };
-            let attached = Attached::new(Arc::new(held), parts)?;
-            if found.control.backing == BackingKind::Memfd && attached.writable() {
-                handover::become_holder(&folder, &attached);
-            }
-            return Ok(attached);
+        let access = if write { Access::Write } else { Access::Read };
+        let Some(held) = hold(&folder, &found, access)? else { return Ok(None) };
+        let parts = Parts {
+            domain: domain.clone(),
+            name: name.to_owned(),
+            identity: found.control.identity,
+            backing: Report::Recorded(location(&found.control)),
+        };
+        let attached = Attached::new(Arc::new(held), parts)?;
+        if found.control.backing == BackingKind::Memfd && attached.writable() {
+            handover::become_holder(&folder, &attached);
         }
-        std::thread::sleep(std::time::Duration::from_micros(100));
+        Ok(Some(attached))
+    })
+}
+
+/// Takes `turn` again while the name moves on under it, which it says by `None`.
+pub(crate) fn until_settled<T>(
+    operation: &'static str,
+    name: &str,
+    mut turn: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(done) = turn()? {
+            return Ok(done);
+        }
+        if start.elapsed() >= RESTLESS {
+            return Err(Error::new(ErrorKind::TimedOut, operation, name)
+                .detail("the name is being replaced or removed over and over"));
+        }
+        std::thread::sleep(Duration::from_micros(100));
     }
-    Err(Error::new(ErrorKind::TimedOut, OPERATION, name)
-        .detail("the name is being replaced or removed over and over"))
 }
 
 /// What a segment is opened for.

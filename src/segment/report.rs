@@ -197,12 +197,15 @@ impl Domain {
     }
 
     fn look_at(&self, name: &str) -> Result<SegmentInfo> {
-        names::check_name("inspect segment", name)?;
+        const OPERATION: &str = "inspect segment";
+        names::check_name(OPERATION, name)?;
         let folder = self.open_folder()?;
-        for _ in 0..100 {
+        attach::until_settled(OPERATION, name, || {
             let found = attach::find(&folder, self, name)?;
             let entry = entry(&folder, &found);
-            let Some(held) = attach::hold(&folder, &found, Access::Look)? else { continue };
+            let Some(held) = attach::hold(&folder, &found, Access::Look)? else {
+                return Ok(None);
+            };
             let parts = Parts {
                 domain: self.clone(),
                 name: name.to_owned(),
@@ -227,10 +230,8 @@ impl Domain {
                 Ok(attached) => look_inside(&attached, probe(&folder, &found).as_ref(), &mut info),
                 Err(error) => info.problems.push(error.to_string()),
             }
-            return Ok(info);
-        }
-        Err(Error::new(ErrorKind::TimedOut, "inspect segment", name)
-            .detail("the name is being replaced or removed over and over"))
+            Ok(Some(info))
+        })
     }
 }
 
