@@ -147,9 +147,6 @@ impl StatsWriter {
         if cfg!(hugeshm_no_statistics) {
             return; // for a benchmark of what the rest of this function costs
         }
-        if cfg!(hugeshm_no_statistics) {
-            return; // for a benchmark of what the rest of this function costs
-        }
         let before = self.messages.load(Relaxed);
         let after = before.wrapping_add(messages);
         self.messages.store(after, Relaxed);

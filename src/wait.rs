@@ -9,8 +9,8 @@
 //! There is no background thread and no signal handler, and the room does not
 //! know what is waited for: the caller looks, [`Port::wait`] passes the time.
 //!
-//! This page is about two ends, each of which has a sleep word. Any number of
-//! readers that wait for one writer share a word: see `crowd`.
+//! This page is about ends that have a sleep word each: two of them, or many on
+//! one side. Any number of readers that claim no end share a word: see `crowd`.
 //!
 //! # Protocol
 //!
@@ -26,6 +26,14 @@
 //! * R3 load S's sleep word; done if it is 0
 //! * R4 exchange it with 0; done if it was 0 already: one announcement, one wake
 //! * R5 `FUTEX_WAKE`; if the word was 2, a byte into the sleeper's doorbell instead
+//!
+//! Where S is one of many, all of its side share one more word that says that somebody sleeps:
+//!
+//! * S1 store as above, then set the shared word to 1
+//! * R3 load the shared word; done if it is 0
+//! * R4 exchange it with 0, then each sleep word of that side; R5 for each that was not 0. Where
+//!   one is enough (whoever wakes takes what there is), R stops behind the first and sets the
+//!   shared word again
 //!
 //! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
 //! and S looks for that in S3, too. So a close costs no slice, only a death does.
@@ -56,14 +64,17 @@
 //! |---|---|---|---|
 //! | `doze` | S1, S2 (fence) then S3 | R1, R2 (fence or barrier) then R3 | at least one side sees the other's store |
 //! | `bell` | the bell's number, then S1 with 2 | R4, then the bell's number | which bell to ring |
+//! | `bell` | S1, then its shared word | R4 on the shared word, then the sleep words | who sleeps |
 //! | `cancel` | flag, fence, sleep word | S1, S2 then the flag | as `doze`, with the canceller as R |
 //!
 //! # Failure
 //!
 //! * R killed between R1 and R5: S sleeps for the rest of its slice, and finds
 //!   the message then. Its sleep word may stay 0, it is stored anew by S1.
+//!   Of many, those that R4 had not come to sleep as long.
 //! * S killed asleep: its word stays 1; R pays one exchange and one system call
-//!   for nobody.
+//!   for nobody. Where one of many is enough and that was he, the others sleep for
+//!   the rest of their slices.
 //! * A hostile peer writes any value into either word: S wakes too early or one
 //!   slice too late; R makes superfluous system calls.
 
@@ -188,8 +199,16 @@ pub(crate) trait Link: Send {
         Err(Error::new(ErrorKind::Unsupported, "make doorbell", "endpoint")
             .detail("this memory has no place for names"))
     }
-    /// Rings the bell of the other end, if there is one that can be found.
-    fn ring_bell(&mut self) {}
+    /// Rings the bell of the other end (of number `slot` of them, where there are many), if there
+    /// is one that can be found.
+    fn ring_bell(&mut self, slot: u32) {
+        let _ = slot;
+    }
+    /// What the kernel and its line say about end number `slot` of the other side: for slow paths.
+    fn peer_at(&self, slot: u32) -> Option<PeerAt> {
+        let _ = slot;
+        None
+    }
     /// How often this process, or an ancestor since the library was loaded, came out of a
     /// `fork`. A change since the endpoint was made means that it belongs to the parent.
     fn forks(&self) -> &'static AtomicU64;
@@ -203,6 +222,16 @@ pub struct PeerChange {
     pub old_epoch: u64,
     /// The claim that holds now.
     pub new_epoch: u64,
+}
+
+/// One of many ends on the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerAt {
+    pub state: PeerState,
+    /// How often it has been claimed.
+    pub epoch: u64,
+    pub pid: u32,
+    pub label: String,
 }
 
 /// Why a wait ended without what was waited for.
@@ -220,12 +249,47 @@ pub(crate) enum End {
 pub(crate) struct WaitWords {
     /// Own sleep word (32 bits).
     pub own_sleep: usize,
-    /// The peer's sleep word.
-    pub peer_sleep: usize,
     /// Own unfenced word (64 bits).
     pub own_unfenced: usize,
-    /// The peer's unfenced word.
-    pub peer_unfenced: usize,
+    /// Where this end is one of many: the word that says that one of them sleeps (32 bits).
+    pub own_side: Option<usize>,
+    /// The other side.
+    pub opposite: Opposite,
+}
+
+/// Where the words of the other side lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Opposite {
+    /// There is one end.
+    One {
+        /// Its sleep word.
+        sleep: usize,
+        /// Its unfenced word.
+        unfenced: usize,
+    },
+    /// There are many, and each may leave its fences to the sleeper.
+    Many {
+        /// The word that says that one of them sleeps.
+        side: usize,
+        /// The sleep word of the first.
+        first: usize,
+        /// From one sleep word to the next.
+        stride: usize,
+        /// How many there are.
+        count: u32,
+        /// Whether it is enough to wake one of them.
+        one_is_enough: bool,
+    },
+}
+
+impl Opposite {
+    /// The word that R3 looks at.
+    fn sleep(&self) -> usize {
+        match *self {
+            Self::One { sleep, .. } => sleep,
+            Self::Many { side, .. } => side,
+        }
+    }
 }
 
 /// Ends the waits of one endpoint from another thread of the same process.
@@ -384,7 +448,7 @@ impl Port {
         link: Box<dyn Link>,
         stats: StatsWriter,
     ) -> Option<Self> {
-        let peer_sleep = control.find32(words.peer_sleep)?;
+        let peer_sleep = control.find32(words.opposite.sleep())?;
         let unfenced = membarrier::available() && membarrier::register().is_ok();
         control.store64(words.own_unfenced, if unfenced { UNFENCED } else { 0 }, Relaxed);
         fence(SeqCst); // edge `doze`, for a peer that is about to sleep
@@ -509,20 +573,45 @@ impl Port {
 
     /// R4 and R5; whether there was somebody to wake.
     fn wake_peer(&mut self) -> bool {
-        let word = self.peer_sleep.word();
-        let state = word.swap(0, Acquire); // edge `bell`
+        let state = self.peer_sleep.word().swap(0, Acquire); // edge `bell`
         if state == 0 {
             return false;
         }
         #[cfg(test)]
         crate::view::steps::stored();
+        let Opposite::Many { side, first, stride, count, one_is_enough } = self.words.opposite
+        else {
+            self.wake(0, self.words.opposite.sleep(), state);
+            return true;
+        };
+        let mut woken = false;
+        for slot in 0..count {
+            let sleep = first + slot as usize * stride;
+            let word = self.control.word32(sleep);
+            if word.load(Relaxed) == 0 {
+                continue;
+            }
+            if woken && one_is_enough {
+                self.control.word32(side).store(1, Release); // edge `bell`, for others
+                break;
+            }
+            let state = word.swap(0, Acquire); // edge `bell`
+            if state != 0 {
+                woken = true;
+                self.wake(slot, sleep, state);
+            }
+        }
+        woken
+    }
+
+    /// R5 for end number `slot` of the other side, whose sleep word at `sleep` was `state`.
+    fn wake(&mut self, slot: u32, sleep: usize, state: u32) {
         if state == ASLEEP_IN_POLL {
-            self.ring_doorbell();
+            self.ring_doorbell(slot);
         } else {
             // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
-            _ = futex::wake(word, 1);
+            _ = futex::wake(self.control.word32(sleep), 1);
         }
-        true
     }
 
     /// Leaves the lines alone for a moment if this end has caught up with a stream, `passed`
@@ -614,9 +703,7 @@ impl Port {
             }
         }
         wait.announced = true;
-        self.control.word32(self.words.own_sleep).store(ASLEEP, Relaxed);
-        #[cfg(test)]
-        crate::view::steps::stored();
+        self.lie(ASLEEP);
         fence(SeqCst); // edges `doze`, `cancel`
         let refused = self.peer_is_unfenced() && membarrier::barrier().is_err();
         wait.phase = Phase::Announced { refused };

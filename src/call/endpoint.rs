@@ -7,7 +7,7 @@ use super::layout::{
 use crate::error::{Error, ErrorKind};
 use crate::stats::StatsWriter;
 use crate::view::{BlockCursor, BlockShape, View};
-use crate::wait::{Link, Port, WaitWords};
+use crate::wait::{Link, Opposite, Port, WaitWords};
 
 /// What the segment hands to a new end: its windows, its statistics, its claim.
 pub(crate) struct Parts {
@@ -27,16 +27,16 @@ pub(super) const FIRST_LOOKS: u32 = 8;
 
 pub(super) const CALLER_WORDS: WaitWords = WaitWords {
     own_sleep: CALLER_SLEEP,
-    peer_sleep: SERVER_SLEEP,
     own_unfenced: CALLER_UNFENCED,
-    peer_unfenced: SERVER_UNFENCED,
+    own_side: None,
+    opposite: Opposite::One { sleep: SERVER_SLEEP, unfenced: SERVER_UNFENCED },
 };
 
 pub(super) const SERVER_WORDS: WaitWords = WaitWords {
     own_sleep: SERVER_SLEEP,
-    peer_sleep: CALLER_SLEEP,
     own_unfenced: SERVER_UNFENCED,
-    peer_unfenced: CALLER_UNFENCED,
+    own_side: None,
+    opposite: Opposite::One { sleep: CALLER_SLEEP, unfenced: CALLER_UNFENCED },
 };
 
 /// The line: its header word, and one message.

@@ -5,7 +5,7 @@ use super::layout::{CONSUMER_SLEEP, CONSUMER_UNFENCED, PRODUCER_SLEEP, PRODUCER_
 use super::layout::{CONTROL_ALIGN, CONTROL_LEN};
 use crate::stats::StatsWriter;
 use crate::view::View;
-use crate::wait::{Link, Port, WaitWords};
+use crate::wait::{Link, Opposite, Port, WaitWords};
 
 /// What the segment hands to a new endpoint: its windows, its line, its claim.
 pub(crate) struct Parts {
@@ -31,15 +31,15 @@ impl Side {
         match self {
             Self::Producer => WaitWords {
                 own_sleep: PRODUCER_SLEEP,
-                peer_sleep: CONSUMER_SLEEP,
                 own_unfenced: PRODUCER_UNFENCED,
-                peer_unfenced: CONSUMER_UNFENCED,
+                own_side: None,
+                opposite: Opposite::One { sleep: CONSUMER_SLEEP, unfenced: CONSUMER_UNFENCED },
             },
             Self::Consumer => WaitWords {
                 own_sleep: CONSUMER_SLEEP,
-                peer_sleep: PRODUCER_SLEEP,
                 own_unfenced: CONSUMER_UNFENCED,
-                peer_unfenced: PRODUCER_UNFENCED,
+                own_side: None,
+                opposite: Opposite::One { sleep: PRODUCER_SLEEP, unfenced: PRODUCER_UNFENCED },
             },
         }
     }

@@ -13,6 +13,10 @@
 //! * E3 work (each kind of object recovers what a dead predecessor left)
 //! * E4 state = closed; then the lock, so that whoever is told of the close finds it free
 //!
+//! An object may have many places of one role. An end looks at all places of the
+//! other role: one alive is alive; none alive and one dead is dead; else closed
+//! if one was closed, and never if there never was any.
+//!
 //! # Who lives
 //!
 //! The lock is asked first and the state read afterwards. Free and closed means
@@ -33,7 +37,7 @@ use crate::stats::{LINE_LEN, Stats, StatsWriter};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::{self, LockFd};
 use crate::view::View;
-use crate::wait::{Hung, Link};
+use crate::wait::{Hung, Link, PeerAt};
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::os::fd::AsFd;
@@ -209,20 +213,21 @@ impl Place {
 pub(crate) struct Endpoint {
     segment: Arc<Attached>,
     place: Place,
-    peer: Option<Place>,
-    /// The way to the peer's doorbell, once it was rung.
-    rope: Option<bell::Rope>,
+    /// The places of the other role.
+    peers: Vec<Place>,
+    /// The ways to the peers' doorbells, once they were rung.
+    ropes: Vec<Option<bell::Rope>>,
     /// Dropped last: with it goes the lock.
     lock: LockFd,
 }
 
 impl Endpoint {
-    /// E1 and E2: takes `place`, whose opposite is `peer`.
+    /// E1 and E2: takes `place`, whose opposites are `peers`.
     pub(crate) fn claim(
         segment: &Arc<Attached>,
         object_name: &str,
         place: Place,
-        peer: Option<Place>,
+        peers: Vec<Place>,
     ) -> Result<Self> {
         const OPERATION: &str = "claim endpoint of object";
         segment.check_fork(OPERATION)?;
@@ -262,7 +267,8 @@ impl Endpoint {
         place.claim.write(16, &bytes[16..]);
         place.claim.word32(offset_of!(EndpointRaw, state)).store(ENDPOINT_OPEN, Ordering::Release);
         place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
-        Ok(Self { segment: Arc::clone(segment), place, peer, rope: None, lock })
+        let ropes = peers.iter().map(|_| None).collect();
+        Ok(Self { segment: Arc::clone(segment), place, peers, ropes, lock })
     }
 
     /// The owner's side of the statistics line.
@@ -348,27 +354,51 @@ impl Link for Endpoint {
     }
 
     fn peer_state(&self) -> PeerState {
-        match &self.peer {
-            Some(peer) => peer.look(self.segment.held.claims.as_ref()),
-            None => PeerState::Unknown,
+        let mut all = None;
+        for peer in &self.peers {
+            let state = peer.look(self.segment.held.claims.as_ref());
+            if matches!(state, PeerState::Alive | PeerState::Unknown) {
+                return state;
+            }
+            all = match (all, state) {
+                (Some(PeerState::Dead), _) | (_, PeerState::Dead) => Some(PeerState::Dead),
+                (Some(PeerState::Closed), _) | (_, PeerState::Closed) => Some(PeerState::Closed),
+                (_, state) => Some(state),
+            };
         }
+        all.unwrap_or(PeerState::Unknown)
     }
 
     fn peer_left(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.state() == ENDPOINT_CLOSED)
+        let mut closed = false;
+        for peer in &self.peers {
+            match peer.state() {
+                ENDPOINT_CLOSED => closed = true,
+                ENDPOINT_NEVER => {}
+                _ => return false,
+            }
+        }
+        closed
     }
 
     fn peer_epoch(&self) -> u64 {
-        self.peer.as_ref().map_or(0, Place::epoch)
+        self.peers.iter().fold(0, |sum, peer| sum.wrapping_add(peer.epoch()))
+    }
+
+    fn peer_at(&self, slot: u32) -> Option<PeerAt> {
+        let info = self.peers.get(slot as usize)?.info(self.segment.held.claims.as_ref());
+        Some(PeerAt { state: info.state, epoch: info.epoch, pid: info.pid, label: info.label })
     }
 
     fn hang_bell(&self) -> Result<Hung> {
         bell::hang(&self.segment, self.place.end(), &self.place.claim)
     }
 
-    fn ring_bell(&mut self) {
-        if let Some(peer) = &self.peer {
-            bell::ring(&mut self.rope, &self.segment, peer.end(), &peer.claim);
+    fn ring_bell(&mut self, slot: u32) {
+        if let (Some(peer), Some(rope)) =
+            (self.peers.get(slot as usize), self.ropes.get_mut(slot as usize))
+        {
+            bell::ring(rope, &self.segment, peer.end(), &peer.claim);
         }
     }
 

@@ -412,10 +412,18 @@ pub enum ObjectKind {
     Ring,
     /// A ring of records of any length, one producer, one consumer.
     Records,
+    /// A ring of values of one type, one producer, many consumers that each receive all.
+    BroadcastRing,
+    /// A ring of records of any length, one producer, many consumers that each receive all.
+    BroadcastRecords,
     /// The last of many values of one type, one writer, any number of readers.
     LatestValue,
     /// A request and its answer in one cache line, one caller, one server.
     CallCell,
+    /// Rings of values of one type, one for each of many producers, one consumer of all.
+    Lanes,
+    /// A ring of values of one type, many producers, many consumers of which one receives each.
+    SharedRing,
     /// A kind that this version does not know, by its number.
     Unknown(u32),
 }
@@ -425,9 +433,13 @@ impl ObjectKind {
         match self {
             Self::Ring => 1,
             Self::Records => 2,
+            Self::BroadcastRing => 3,
+            Self::BroadcastRecords => 4,
             Self::LatestValue => 5,
             Self::CallCell => 6,
-            // 3 broadcast ring, 4 broadcast records, 7 pool, 8 lanes, 9 many-to-many ring: numbers kept for them.
+            // 7 is kept for pools.
+            Self::Lanes => 8,
+            Self::SharedRing => 9,
             Self::Unknown(code) => code,
         }
     }
@@ -436,8 +448,12 @@ impl ObjectKind {
         match code {
             1 => Self::Ring,
             2 => Self::Records,
+            3 => Self::BroadcastRing,
+            4 => Self::BroadcastRecords,
             5 => Self::LatestValue,
             6 => Self::CallCell,
+            8 => Self::Lanes,
+            9 => Self::SharedRing,
             other => Self::Unknown(other),
         }
     }
@@ -448,8 +464,12 @@ impl core::fmt::Display for ObjectKind {
         match self {
             Self::Ring => f.pad("ring"),
             Self::Records => f.pad("records"),
+            Self::BroadcastRing => f.pad("broadcast ring"),
+            Self::BroadcastRecords => f.pad("broadcast records"),
             Self::LatestValue => f.pad("latest value"),
             Self::CallCell => f.pad("call cell"),
+            Self::Lanes => f.pad("lanes"),
+            Self::SharedRing => f.pad("shared ring"),
             Self::Unknown(code) => f.pad(&format!("kind {code}")),
         }
     }

@@ -364,20 +364,50 @@ impl ObjectHandle {
         Ok(Self { segment: Arc::clone(segment), index, words, payload, entry })
     }
 
-    /// Claims the only place of `role`; its peer is the only place of the other role.
+    /// Claims the only place of `role`.
     pub(crate) fn claim(&self, role: Role) -> Result<Endpoint> {
-        let place = |role| Place::new(&self.segment.view, self.index, &self.entry, role, 0);
-        let own = place(role).ok_or_else(|| {
-            Error::new(ErrorKind::KindMismatch, "claim endpoint of object", &*self.entry.name)
-                .detail(format!("it has no {role}"))
+        self.claim_at(role, 0)
+    }
+
+    /// Claims place number `slot` of `role`; its peers are all places of the other role.
+    pub(crate) fn claim_at(&self, role: Role, slot: u32) -> Result<Endpoint> {
+        let name = &*self.entry.name;
+        let own = self.place(role, slot).ok_or_else(|| {
+            Error::new(ErrorKind::KindMismatch, "claim endpoint of object", name)
+                .detail(format!("it has no {role} number {slot}"))
         })?;
-        Endpoint::claim(&self.segment, &self.entry.name, own, place(role.other()))
+        let peers = (0..).map_while(|slot| self.place(role.other(), slot)).collect();
+        Endpoint::claim(&self.segment, name, own, peers)
+    }
+
+    /// Claims the first place of `role` that nobody holds, and its number.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TableFull`] if all are held.
+    pub(crate) fn claim_any(&self, role: Role) -> Result<(u32, Endpoint)> {
+        let count = match role {
+            Role::Producer => self.entry.raw.producers,
+            Role::Consumer => self.entry.raw.consumers,
+        };
+        for slot in 0..count {
+            match self.claim_at(role, slot) {
+                Err(error) if error.kind() == ErrorKind::Busy => {}
+                claimed => return claimed.map(|endpoint| (slot, endpoint)),
+            }
+        }
+        Err(Error::new(ErrorKind::TableFull, "claim endpoint of object", &*self.entry.name)
+            .detail(format!("all its {count} places for a {role} are taken"))
+            .remedy("`hugeshm inspect` shows by whom; declare the object with more places"))
+    }
+
+    fn place(&self, role: Role, slot: u32) -> Option<Place> {
+        Place::new(&self.segment.view, self.index, &self.entry, role, slot)
     }
 
     /// Looks at the only place of `role` without claiming anything; read-only handles may, too.
     pub(crate) fn observe(&self, role: Role) -> Result<Observer> {
-        let place = Place::new(&self.segment.view, self.index, &self.entry, role, 0);
-        let place = place.ok_or_else(|| {
+        let place = self.place(role, 0).ok_or_else(|| {
             Error::new(ErrorKind::KindMismatch, "observe endpoint of object", &*self.entry.name)
                 .detail(format!("it has no {role}"))
         })?;

@@ -31,7 +31,7 @@
 //! * A hostile peer: a wrong word or number costs R system calls; a flood of
 //!   bytes wakes S for nothing, and blocks nobody.
 
-use super::{ASLEEP_IN_POLL, End, Port, SLICE, SLICE_REFUSED, TRIES_PER_LOOK};
+use super::{ASLEEP_IN_POLL, End, Opposite, Port, SLICE, SLICE_REFUSED, TRIES_PER_LOOK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
 use crate::sys::{fifo, futex, membarrier};
@@ -273,12 +273,12 @@ impl Port {
 
     /// R5 for a peer that sleeps in `poll`.
     #[cold]
-    pub(super) fn ring_doorbell(&mut self) {
+    pub(super) fn ring_doorbell(&mut self, slot: u32) {
         if let Some(rope) = &self.rope {
             // Refused, it costs the peer the rest of a slice.
             _ = fifo::ring(rope);
         }
-        self.link.ring_bell();
+        self.link.ring_bell(slot);
     }
 
     /// S1.
@@ -286,6 +286,11 @@ impl Port {
         self.own_word().store(state, Release); // edge `bell`
         #[cfg(test)]
         crate::view::steps::stored();
+        if let Some(side) = self.words.own_side {
+            self.control.word32(side).fetch_or(1, Release); // edge `bell`
+            #[cfg(test)]
+            crate::view::steps::stored();
+        }
     }
 
     /// Takes S1 back.
@@ -300,7 +305,10 @@ impl Port {
 
     /// Whether S2 takes a barrier in the peer's process.
     pub(super) fn peer_is_unfenced(&self) -> bool {
-        self.control.load64(self.words.peer_unfenced, Acquire) != 0
+        match self.words.opposite {
+            Opposite::One { unfenced, .. } => self.control.load64(unfenced, Acquire) != 0,
+            Opposite::Many { .. } => true,
+        }
     }
 
     /// Whether there is a reason to ask before the slice is over.
