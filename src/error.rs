@@ -61,6 +61,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// There is no message, or no room for one, right now.
     WouldBlock,
+    /// Messages were overwritten before they were received; the text says how many.
+    Overwritten,
     /// The process at the other end left in good order.
     Closed,
     /// The process at the other end died.

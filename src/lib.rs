@@ -33,8 +33,11 @@ pub use ring::{
     AsyncRecordProducer,
 };
 pub use ring::{
-    Batch, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
-    DuplexServer, Producer, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
+    Batch, BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,
+    BroadcastRecordConsumer, BroadcastRecordObserver, BroadcastRecordReceiver, BroadcastRecords,
+    BroadcastRing, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
+    DuplexServer, Join, Laggard, Producer, RawBroadcastConsumer, RawBroadcastObserver,
+    RawBroadcastReceiver, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
     RecordRing, RecvError, Reservation, SendError, TypedRing,
 };
 pub use segment::Segment;

@@ -186,6 +186,17 @@ impl StatsWriter {
         self.put(DROPS, self.counted.drops);
     }
 
+    /// `count` messages were overwritten before they were read.
+    pub(crate) fn missed(&mut self, count: u64) {
+        self.counted.gaps = self.counted.gaps.wrapping_add(count);
+        self.put(GAPS, self.counted.gaps);
+    }
+
+    /// So many messages passed up to now, by what the ring itself says.
+    pub(crate) fn set_messages(&mut self, messages: u64) {
+        self.messages.store(messages, Relaxed);
+    }
+
     /// The endpoint goes to sleep.
     pub(crate) fn sleeps(&mut self) {
         self.counted.sleeps = self.counted.sleeps.wrapping_add(1);

@@ -303,7 +303,8 @@ impl View {
 
 /// A 64-bit word whose place was checked once, so that hot paths need not look it up again.
 ///
-/// Invariant: `word` is an aligned word inside the writable memory that `view` keeps mapped.
+/// Invariant: `word` is an aligned word inside the memory that `view` keeps mapped, which is
+/// writable but for the word of a [`Look64`].
 pub(crate) struct Word64 {
     word: NonNull<AtomicU64>,
     view: View,
@@ -367,7 +368,24 @@ impl Word32 {
     }
 }
 
+/// A 64-bit word whose place was checked once, for loads alone; as [`Word64`], but the memory need
+/// not be writable.
+pub(crate) struct Look64(Word64);
+
+impl Look64 {
+    /// Loads it once. Tests may meddle before each such load.
+    #[inline(always)]
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.0.load(order)
+    }
+}
+
 impl View {
+    /// The word at `offset`, found for good, to be looked at.
+    pub(crate) fn look64(&self, offset: usize) -> Look64 {
+        Look64(Word64 { word: NonNull::from(self.word64(offset)), view: self.clone() })
+    }
+
     /// The word at `offset`, found for good; `None` if this process may not write to it.
     pub(crate) fn find64(&self, offset: usize) -> Option<Word64> {
         let word = NonNull::from(self.word64(offset));
@@ -385,8 +403,17 @@ impl View {
     /// `None` if they are not all inside the window, there is none, the shape is not sound, or
     /// this process may not write here.
     pub(crate) fn blocks(&self, shape: BlockShape, count: u64) -> Option<BlockCursor> {
+        if self.writable { self.cursor(shape, count) } else { None }
+    }
+
+    /// The same for one who only reads.
+    pub(crate) fn blocks_to_read(&self, shape: BlockShape, count: u64) -> Option<BlockReader> {
+        self.cursor(shape, count).map(|cursor| BlockReader { cursor })
+    }
+
+    fn cursor(&self, shape: BlockShape, count: u64) -> Option<BlockCursor> {
         let length = usize::try_from(count).ok()?.checked_mul(shape.bytes)?;
-        let sound = self.writable && shape.is_sound() && count > 0 && length <= self.len;
+        let sound = shape.is_sound() && count > 0 && length <= self.len;
         sound.then(|| BlockCursor {
             place: BlockPlace { offset: 0, lap: 0 },
             last: length - shape.bytes,
@@ -422,7 +449,8 @@ impl BlockShape {
 /// A place in memory that is divided into blocks, each a word followed by messages.
 ///
 /// Invariants: the shape is sound; `place.offset <= last`, both are multiples of `shape.bytes`;
-/// `last + shape.bytes <= view.len()`; the view is writable.
+/// `last + shape.bytes <= view.len()`; the view is writable, but for the cursor of a
+/// [`BlockReader`].
 #[derive(Debug)]
 pub(crate) struct BlockCursor {
     place: BlockPlace,
@@ -533,6 +561,58 @@ impl BlockCursor {
     /// The blocks from block number `index` on; divides, for slow paths only.
     pub(crate) fn walk_from(&self, index: u64) -> BlockWalk<'_> {
         BlockWalk { place: self.place_of(index), cursor: self }
+    }
+}
+
+/// A cursor that only reads, so the memory need not be writable.
+///
+/// It hands out no [`Block`] and no [`Message`], by which could be written.
+#[derive(Debug)]
+pub(crate) struct BlockReader {
+    cursor: BlockCursor,
+}
+
+impl BlockReader {
+    /// Loads the word of the block at the cursor.
+    #[inline(always)]
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.cursor.block().load(order)
+    }
+
+    /// Loads the word of block number `index`, counted round and round, and its lap; divides, for
+    /// slow paths only.
+    pub(crate) fn load_at(&self, index: u64, order: Ordering) -> (u64, u64) {
+        let walk = self.cursor.walk_from(index);
+        (walk.block().load(order), walk.lap())
+    }
+
+    /// How often the cursor has passed the end.
+    #[inline(always)]
+    pub(crate) fn lap(&self) -> u64 {
+        self.cursor.lap()
+    }
+
+    /// Moves on by one block.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self) {
+        self.cursor.advance();
+    }
+
+    /// Moves to block number `index`, counted round and round; divides, for slow paths only.
+    pub(crate) fn seek(&mut self, index: u64) {
+        self.cursor.seek(index);
+    }
+
+    /// Copies the first bytes of message number `index` into `bytes`.
+    #[inline(always)]
+    pub(crate) fn read(&self, index: usize, bytes: &mut [u8]) {
+        self.cursor.block().message(index).read(bytes);
+    }
+
+    /// Copies a `T` out of message number `index`; `None` if its bytes are no valid `T`.
+    #[inline(always)]
+    pub(crate) fn read_checked<T: bytemuck::CheckedBitPattern>(&self, index: usize) -> Option<T> {
+        self.cursor.block().message(index).read_checked()
     }
 }
 

@@ -186,6 +186,10 @@ pub(crate) trait Link: Send {
     fn peer_left(&self) -> bool {
         false
     }
+    /// How often this end has been claimed, by now.
+    fn own_epoch(&self) -> u64 {
+        0
+    }
     /// How often the other end has been claimed: one load.
     fn peer_epoch(&self) -> u64;
     /// Whether the segment was replaced by a new one: one load.
@@ -235,8 +239,10 @@ pub(crate) struct PeerAt {
 }
 
 /// Why a wait ended without what was waited for.
+///
+/// Public in a private module, as [`Port`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub enum End {
     Closed,
     PeerDied,
     TimedOut,
@@ -384,7 +390,9 @@ impl Drop for Port {
 }
 
 /// One wait in progress.
-pub(crate) struct Wait {
+///
+/// Public in a private module, as [`Port`].
+pub struct Wait {
     deadline: Option<Instant>,
     start: Option<Instant>,
     asked: Option<Instant>,
@@ -480,6 +488,11 @@ impl Port {
     #[inline(always)]
     pub(crate) fn usable(&self) -> bool {
         self.forks.load(Relaxed) == self.born
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn link(&self) -> &dyn Link {
+        &*self.link
     }
 
     /// Makes [`Port::usable`] false for ever.

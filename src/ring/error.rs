@@ -4,7 +4,8 @@
 //! ring, a dead peer and a forged word are all values.
 
 use crate::error::{Error, ErrorKind};
-use crate::wait::End;
+use crate::peer::PeerState;
+use crate::wait::{End, PeerAt};
 use core::fmt;
 
 /// Which shared word contradicts the protocol.
@@ -25,6 +26,8 @@ pub enum Corruption {
     Length,
     /// A padding record does not end where the ring ends.
     Padding,
+    /// What a broadcast ring says of what it keeps contradicts what it holds.
+    Kept,
 }
 
 impl Corruption {
@@ -36,6 +39,7 @@ impl Corruption {
             Self::UnknownFeature => "a record's header has a feature unknown to this version",
             Self::Length => "a record's length leads out of the ring",
             Self::Padding => "a padding record does not end with the ring",
+            Self::Kept => "what the ring says that it keeps is impossible",
         }
     }
 }
@@ -43,6 +47,30 @@ impl Corruption {
 impl fmt::Display for Corruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.text())
+    }
+}
+
+/// The consumer of a lossless broadcast ring that is furthest behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Laggard {
+    /// Its place among the consumers.
+    pub slot: u32,
+    /// Its process, in its own pid namespace.
+    pub pid: u32,
+    /// The label it gave itself; by default its program's name.
+    pub label: String,
+    /// Whether it lives.
+    pub state: PeerState,
+    /// How many messages it has not received.
+    pub lag: u64,
+}
+
+impl From<(u32, PeerAt, u64)> for Laggard {
+    fn from((slot, peer, lag): (u32, PeerAt, u64)) -> Self {
+        let PeerAt { state, pid, label, .. } = peer;
+        Self { slot, pid, label, state, lag }
     }
 }
 
@@ -88,6 +116,12 @@ pub enum SendError {
 pub enum RecvError {
     /// There is nothing now.
     Empty,
+    /// In a broadcast ring: so many messages were overwritten before they were received. The next
+    /// call receives the first one behind them that is still there.
+    Gap {
+        /// How many.
+        missed: u64,
+    },
     /// Everything was received and the producer has left.
     Closed,
     /// Everything was received and the producer died.
@@ -187,6 +221,9 @@ impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.pad("the ring is empty"),
+            Self::Gap { missed } => {
+                write!(f, "{missed} messages were overwritten before they were received")
+            }
             Self::Closed => f.pad(CLOSED),
             Self::PeerDied => f.pad(PEER_DIED),
             Self::TimedOut => f.pad(TIMED_OUT),
@@ -229,6 +266,7 @@ impl From<RecvError> for Error {
     fn from(error: RecvError) -> Self {
         let kind = match error {
             RecvError::Empty => ErrorKind::WouldBlock,
+            RecvError::Gap { .. } => ErrorKind::Overwritten,
             RecvError::Closed => ErrorKind::Closed,
             RecvError::PeerDied => ErrorKind::PeerDied,
             RecvError::Superseded => ErrorKind::Superseded,
@@ -252,6 +290,10 @@ pub(crate) enum AttachError {
     Geometry,
     /// The ring contradicts itself.
     Corrupt(Corruption),
+    /// The producer overtook every look for a place to begin.
+    Contended,
+    /// Nothing was sent yet at the position where it should begin.
+    Ahead { asked: u64, newest: u64 },
 }
 
 impl From<Corruption> for AttachError {
@@ -267,6 +309,14 @@ impl AttachError {
             Self::ReadOnly => (ErrorKind::ReadOnly, "an endpoint needs a writable segment"),
             Self::Geometry => (ErrorKind::Corrupt, "its windows do not fit its geometry"),
             Self::Corrupt(corruption) => (ErrorKind::Corrupt, corruption.text()),
+            Self::Contended => {
+                (ErrorKind::WouldBlock, "the producer overtook every look for a place to begin")
+            }
+            Self::Ahead { asked, newest } => {
+                return Error::new(ErrorKind::InvalidArgument, "attach to ring", object)
+                    .detail(format!("position {asked} was asked for, {newest} were sent"))
+                    .remedy("Join::Newest begins with what is sent from now on");
+            }
         };
         Error::new(kind, "attach to ring", object).detail(detail)
     }

@@ -1,6 +1,6 @@
-//! Rings: one producer, one consumer, messages in order, each delivered once.
+//! Rings: messages in order, from one process to another or to many.
 //!
-//! Two kinds. A typed ring ([`Producer`], [`Consumer`]) carries messages of one
+//! Two kinds with one producer and one consumer, to which each message is delivered once. A typed ring ([`Producer`], [`Consumer`]) carries messages of one
 //! Rust type in slots; [`RawProducer`] and [`RawConsumer`] are its ends by bytes.
 //! A record ring ([`RecordProducer`], [`RecordConsumer`]) carries messages of any
 //! length. Either end may be held by any process, one at a time, and may die at
@@ -16,12 +16,14 @@
 //! | `open` | how a segment declares rings and gives out their ends |
 //! | `awaited` | the ends as futures (feature `tokio`) |
 //! | `record` | protocol and ends of the record ring |
+//! | `space` | where a producer learns how far it may write |
+//! | `broadcast` | rings of both kinds whose messages many receive, each of them all |
 //! | `duplex` | two typed rings as one channel of requests and answers |
 //! | `error` | what a call answers |
 //!
 //! Cores reach shared words only by offset through a window (`view`) and wait
 //! through a port (`wait`); they do not know what carries the memory, nor how
-//! a segment names a ring. There is no broadcast and no many-producer ring here.
+//! a segment names a ring.
 //!
 //! # What an end promises
 //!
@@ -36,6 +38,7 @@
 
 #[cfg(feature = "tokio")]
 mod awaited;
+mod broadcast;
 mod duplex;
 mod endpoint;
 pub(crate) mod error;
@@ -44,6 +47,7 @@ mod open;
 pub(crate) mod position;
 mod record;
 mod slots;
+mod space;
 mod typed;
 
 #[cfg(test)]
@@ -58,8 +62,13 @@ pub use awaited::{
     Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
     AsyncRecordProducer,
 };
+pub use broadcast::{
+    BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,
+    BroadcastRecordConsumer, BroadcastRecordObserver, BroadcastRecordReceiver, BroadcastRecords,
+    BroadcastRing, Join, RawBroadcastConsumer, RawBroadcastObserver, RawBroadcastReceiver,
+};
 pub use duplex::{Duplex, DuplexCaller, DuplexCanceller, DuplexRequest, DuplexServer};
-pub use error::{Corruption, RecvError, SendError};
+pub use error::{Corruption, Laggard, RecvError, SendError};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
 pub use slots::{RawConsumer, RawProducer};

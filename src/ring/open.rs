@@ -342,7 +342,7 @@ impl Segment {
         RecordConsumer::attach(parts(&object, Role::Consumer)?, geometry).map_err(|e| e.of(name))
     }
 
-    fn of_kind(&self, name: &str, kind: ObjectKind) -> Result<ObjectHandle> {
+    pub(super) fn of_kind(&self, name: &str, kind: ObjectKind) -> Result<ObjectHandle> {
         let object = self.object(name)?;
         if object.entry.kind == kind {
             return Ok(object);

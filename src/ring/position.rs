@@ -37,11 +37,26 @@ impl SlotGeometry {
     /// A ring for `capacity` messages that lie `stride` bytes apart, of which the first `size`
     /// bytes are used.
     pub(crate) fn with_stride(size: usize, stride: usize, capacity: u64) -> Option<Self> {
+        Self::of_blocks(size, stride, capacity, block_count(capacity, &block_shape(stride)?))
+    }
+
+    /// A ring of `blocks` blocks, of whose messages of `size` bytes `capacity` count.
+    pub(crate) fn with_blocks(size: usize, capacity: u64, blocks: u64) -> Option<Self> {
+        let stride = size.max(1).checked_next_multiple_of(WORD_LEN)?;
+        Self::of_blocks(size, stride, capacity, blocks)
+    }
+
+    /// The same, of whose messages only the first `size` bytes are used.
+    pub(crate) fn with_size(mut self, size: usize) -> Self {
+        self.size = size.min(self.size);
+        self
+    }
+
+    fn of_blocks(size: usize, stride: usize, capacity: u64, blocks: u64) -> Option<Self> {
         let shape = block_shape(stride)?;
         if size > stride || capacity == 0 || capacity > CAPACITY_MAX {
             return None;
         }
-        let blocks = block_count(capacity, &shape);
         let bytes = usize::try_from(blocks).ok()?.checked_mul(shape.bytes)?;
         isize::try_from(bytes).ok()?;
         Some(Self { size, shape, capacity, blocks, bytes })
@@ -216,6 +231,12 @@ impl RecordGeometry {
             capacity = smaller;
         }
         (best.len_max >= len).then_some(best)
+    }
+
+    /// The same, for records of at most `len` bytes.
+    pub(crate) fn limited_to(mut self, len: u64) -> Self {
+        self.len_max = self.len_max.min(len);
+        self
     }
 
     /// The length of the ring in bytes.

@@ -8,7 +8,7 @@
 //! those of `slots`; this file adds the types and nothing else.
 
 use super::endpoint::{Parts, endpoint_calls};
-use super::error::{AttachError, RecvError, SendError};
+use super::error::{AttachError, Laggard, RecvError, SendError};
 use super::position::SlotGeometry;
 use super::slots::{RawConsumer, RawProducer};
 use crate::stats::Stats;
@@ -39,6 +39,11 @@ impl<T: NoUninit> Producer<T> {
             return Err(AttachError::Geometry);
         }
         Ok(Self { raw: RawProducer::attach(parts, geometry)?, message: PhantomData })
+    }
+
+    /// The end of a ring whose messages have the size of `T`.
+    pub(super) fn from_raw(raw: RawProducer) -> Self {
+        Self { raw, message: PhantomData }
     }
 
     /// Sends a message if there is room now.
@@ -176,6 +181,12 @@ impl<T: NoUninit> Producer<T> {
     /// Whether no message waits.
     pub fn is_empty(&self) -> bool {
         self.raw.is_empty()
+    }
+
+    /// In a lossless broadcast ring, the consumer that is furthest behind: the one that holds up
+    /// a producer which finds no room. Asks the kernel whether it lives.
+    pub fn slowest(&self) -> Option<Laggard> {
+        self.raw.slowest()
     }
 
     /// What this endpoint counted.

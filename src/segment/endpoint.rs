@@ -381,6 +381,10 @@ impl Link for Endpoint {
         closed
     }
 
+    fn own_epoch(&self) -> u64 {
+        self.place.epoch()
+    }
+
     fn peer_epoch(&self) -> u64 {
         self.peers.iter().fold(0, |sum, peer| sum.wrapping_add(peer.epoch()))
     }

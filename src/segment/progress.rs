@@ -13,6 +13,17 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 /// Where a ring's control words hold the consumer's released position.
 pub(crate) const RELEASED: usize = 128;
 
+/// Where a broadcast ring's control words hold a position that was committed.
+pub(crate) const START: usize = 16;
+/// Where they hold the words of the first consumer, and how long those are.
+pub(crate) const CONSUMERS: usize = 384;
+pub(crate) const CONSUMER_LEN: usize = 128;
+/// Where a consumer's words hold its position, in a ring of records the number of the next one,
+/// and how many messages before it were not received.
+pub(crate) const POSITION: usize = 0;
+pub(crate) const NUMBER: usize = 8;
+pub(crate) const SKIPPED: usize = 40;
+
 /// The bytes of a cache line.
 const LINE: usize = 64;
 /// What a line has room for behind its header word.

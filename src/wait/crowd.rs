@@ -40,7 +40,7 @@
 
 use super::{
     Canceller, End, Link, PeerChange, Phase, SLICE, SLICE_REFUSED, SPIN_BUDGET, Sleeper,
-    TURNS_PER_LOOK, UNFENCED, Wait, WaitMode,
+    TRIES_PER_LOOK, TURNS_PER_LOOK, UNFENCED, Wait, WaitMode,
 };
 use crate::peer::PeerState;
 use crate::sys::{futex, membarrier};
@@ -123,7 +123,7 @@ impl Ringer {
 #[derive(Clone)]
 pub(super) enum Bed {
     /// The common one in shared memory.
-    Shared { control: View, offset: usize },
+    Shared { control: View, words: CrowdWords },
     /// One's own, which only a canceller knows.
     Own(Arc<AtomicU32>),
 }
@@ -131,7 +131,7 @@ pub(super) enum Bed {
 impl Bed {
     fn word(&self) -> &AtomicU32 {
         match self {
-            Self::Shared { control, offset } => control.word32(*offset),
+            Self::Shared { control, words } => control.word32(words.sleepers),
             Self::Own(word) => word,
         }
     }
@@ -156,20 +156,29 @@ pub(crate) struct Onlooker {
     announced: u32,
     /// The slice of one who cannot be woken.
     alone: Duration,
-    control: View,
-    words: CrowdWords,
+    /// How many fruitless calls there were that did not wait, and when the writer was asked for.
+    tries: u32,
+    asked_nanos: u64,
     link: Box<dyn Link>,
 }
 
 impl Onlooker {
     /// One who waits for what is published over `control`; `link` knows the writer.
     pub(crate) fn new(control: View, words: CrowdWords, link: Box<dyn Link>) -> Self {
-        let forks = link.forks();
-        let bed = if control.writable() {
-            Bed::Shared { control: control.clone(), offset: words.sleepers }
+        if control.writable() {
+            Self::in_bed(Bed::Shared { control, words }, link)
         } else {
-            Bed::Own(Arc::new(AtomicU32::new(0)))
-        };
+            Self::alone(link)
+        }
+    }
+
+    /// One who leaves no trace of his waiting, and so is not woken.
+    pub(crate) fn alone(link: Box<dyn Link>) -> Self {
+        Self::in_bed(Bed::Own(Arc::new(AtomicU32::new(0))), link)
+    }
+
+    fn in_bed(bed: Bed, link: Box<dyn Link>) -> Self {
+        let forks = link.forks();
         Self {
             born: link.born(),
             forks,
@@ -181,8 +190,8 @@ impl Onlooker {
             bed,
             announced: 0,
             alone: SLICE_ALONE,
-            control,
-            words,
+            tries: 0,
+            asked_nanos: 0,
             link,
         }
     }
@@ -267,9 +276,9 @@ impl Onlooker {
         #[cfg(test)]
         crate::view::steps::stored();
         fence(SeqCst); // edges `doze`, `cancel`
-        let refused = match self.bed {
-            Bed::Shared { .. } => {
-                let unfenced = self.control.load64(self.words.unfenced, Relaxed) != 0;
+        let refused = match &self.bed {
+            Bed::Shared { control, words } => {
+                let unfenced = control.load64(words.unfenced, Relaxed) != 0;
                 unfenced && membarrier::barrier().is_err()
             }
             Bed::Own(_) => {
@@ -347,14 +356,33 @@ impl Onlooker {
         }
     }
 
-    /// What the state of the writer means for a wait that found nothing.
     fn ask(&mut self, wait: &mut Wait) {
         self.known = self.link.peer_state();
-        wait.end = match self.known {
+        wait.end = self.verdict();
+    }
+
+    /// What the state of the writer means for a wait that found nothing.
+    fn verdict(&self) -> Option<End> {
+        match self.known {
             _ if self.link.superseded() => Some(End::Superseded),
             PeerState::Closed if !self.outlives_peer => Some(End::Closed),
             PeerState::Dead if !self.outlives_peer => Some(End::PeerDied),
             _ => None,
-        };
+        }
+    }
+
+    /// As for the port of an endpoint: for calls that do not wait and found nothing.
+    pub(crate) fn tried_in_vain(&mut self) -> Option<End> {
+        self.tries = self.tries.wrapping_add(1);
+        if !self.tries.is_multiple_of(TRIES_PER_LOOK) {
+            return None;
+        }
+        let now = futex::monotonic_nanos_coarse();
+        if now.wrapping_sub(self.asked_nanos) < SLICE.as_nanos() as u64 {
+            return None;
+        }
+        self.asked_nanos = now;
+        self.known = self.link.peer_state();
+        self.verdict()
     }
 }

@@ -287,7 +287,7 @@ fn not_answered(error: RecvError) -> CallError {
         RecvError::Superseded => CallError::Superseded,
         RecvError::InvalidValue { position } => CallError::InvalidValue { sequence: position },
         RecvError::Corrupt(corruption) => CallError::Corrupt(corruption.text()),
-        RecvError::WrongSize { .. } => CallError::Corrupt(BAD_NUMBER),
+        RecvError::WrongSize { .. } | RecvError::Gap { .. } => CallError::Corrupt(BAD_NUMBER),
     }
 }
 

@@ -339,7 +339,7 @@ fn not_received(error: RecvError) -> ServeError {
         RecvError::Superseded => ServeError::Superseded,
         RecvError::InvalidValue { position } => ServeError::InvalidValue { sequence: position },
         RecvError::Corrupt(corruption) => ServeError::Corrupt(corruption.text()),
-        RecvError::WrongSize { .. } => ServeError::Corrupt(BAD_NUMBER),
+        RecvError::WrongSize { .. } | RecvError::Gap { .. } => ServeError::Corrupt(BAD_NUMBER),
     }
 }
 

@@ -73,6 +73,7 @@ mod reservation;
 
 pub use consumer::{Record, RecordConsumer};
 pub use producer::RecordProducer;
+pub(super) use producer::committed_end;
 pub use reservation::{Batch, Reservation};
 
 #[cfg(test)]

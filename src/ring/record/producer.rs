@@ -4,13 +4,13 @@
 
 use super::reservation::{Batch, Reservation};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, SendError, has_room};
+use crate::ring::error::{AttachError, Corruption, Laggard, SendError, has_room};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED, WORD_LEN};
 use crate::ring::position::{
-    Found, Header, Place, RecordGeometry, check_released_at_attach, limit_from, padding_word,
-    record_word,
+    Found, Header, Place, RecordGeometry, check_released_at_attach, padding_word, record_word,
 };
-use crate::view::{View, Word64};
+use crate::ring::space::{Released, Space, Wish};
+use crate::view::View;
 use crate::wait::{Port, STREAM, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -54,7 +54,7 @@ pub struct RecordProducer {
     filled_at: u64,
     corruption: Option<Corruption>,
     pub(super) payload: View,
-    released: Word64,
+    space: Space,
     pub(super) port: Port,
 }
 
@@ -85,22 +85,36 @@ impl RecordProducer {
         parts.check(geometry.capacity(), align)?;
         let released = parts.control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released_at_attach(released, WORD)?;
-        let position = committed_end(&parts.payload, &geometry, released)?;
+        let limit = released + geometry.capacity();
+        let (position, _) = committed_end(&parts.payload, &geometry, released, limit - WORD)?;
         let (control, payload, port) = parts.into_port(Side::Producer)?;
         let word = control.find64(RELEASED).ok_or(AttachError::ReadOnly)?;
-        Ok(Self {
+        let space = Released { word, capacity: geometry.capacity(), granule: WORD, spare: WORD };
+        Ok(Self::go_on(geometry, payload, position, limit, Space::Released(space), port))
+    }
+
+    /// Goes on at `position`, where the last committed record ends.
+    pub(in crate::ring) fn go_on(
+        geometry: RecordGeometry,
+        payload: View,
+        position: u64,
+        limit: u64,
+        space: Space,
+        port: Port,
+    ) -> Self {
+        Self {
             geometry,
             at: At { position, offset: position % geometry.capacity() },
-            limit: released + geometry.capacity(),
+            limit,
             trusted: false,
             streams: false,
             refused: 0,
             filled_at: position,
             corruption: None,
             payload,
-            released: word,
+            space,
             port,
-        })
+        }
     }
 
     /// Reserves a record of `len` bytes if there is room now.
@@ -262,8 +276,9 @@ impl RecordProducer {
     #[cold]
     #[inline(never)]
     fn look_at_consumer(&mut self) {
-        let released = self.released.load(Acquire); // edge `release`
-        self.streams = self.at.position.wrapping_sub(released) >= LOOK_EVERY / 2;
+        // A lie is told when room is looked for.
+        let room = self.space.glance(self.at.position);
+        self.streams = room.is_some_and(|room| room.waiting >= LOOK_EVERY / 2);
     }
 
     #[cold]
@@ -351,20 +366,29 @@ impl RecordProducer {
             return Err(SendError::TooLarge { len, max: max as usize });
         }
         if self.place(len, staged).is_none() {
-            self.look_for_room()?;
+            let offset = self.geometry.advance(self.at.offset, staged);
+            let span = self.geometry.place(offset, len as u64).span;
+            self.look_for_room(staged + span + WORD)?;
         }
         if self.place(len, staged).is_some() { Ok(()) } else { Err(SendError::Full) }
     }
 
-    /// Asks the consumer's line.
-    fn look_for_room(&mut self) -> Result<(), SendError> {
-        let released = self.released.load(Acquire); // edge `release`
-        match limit_from(released, self.at.position, self.geometry.capacity() - WORD, WORD) {
-            Ok(limit) => self.limit = limit + WORD,
-            Err(corruption) => return Err(self.corrupt(corruption)),
+    /// Asks whether `need` bytes may be written.
+    fn look_for_room(&mut self, need: u64) -> Result<(), SendError> {
+        let wish = Wish { position: self.at.position, need, number: self.sent() };
+        match self.space.look(wish, self.port.link()) {
+            Ok(room) => {
+                self.limit = room.limit;
+                self.port.stats.high_water(room.waiting);
+                Ok(())
+            }
+            Err(corruption) => Err(self.corrupt(corruption)),
         }
-        self.port.stats.high_water(self.at.position - released);
-        Ok(())
+    }
+
+    /// How many records were sent, by its own line of statistics.
+    fn sent(&self) -> u64 {
+        self.port.stats.get().messages
     }
 
     /// P3: the record at `place` is written, `len` bytes of it count.
@@ -456,10 +480,17 @@ impl RecordProducer {
         self.at.position
     }
 
-    /// How many bytes wait to be received, headers included, as far as the consumer's line tells.
+    /// How many bytes wait to be received, headers included, as far as the consumer's line tells;
+    /// in a broadcast ring, for the slowest of the consumers that are waited for.
     pub fn len(&self) -> u64 {
-        let released = self.released.load(Relaxed);
-        self.at.position.saturating_sub(released).min(self.geometry.capacity())
+        self.space.waiting(self.at.position)
+    }
+
+    /// In a lossless broadcast ring, the consumer that is furthest behind: the one that holds up
+    /// a producer which finds no room. Asks the kernel whether it lives.
+    pub fn slowest(&self) -> Option<Laggard> {
+        let link = self.port.link();
+        self.space.slowest(self.at.position, self.sent(), link).map(Laggard::from)
     }
 
     /// Whether no record waits.
@@ -471,20 +502,25 @@ impl RecordProducer {
     doorbell_calls!(port);
 }
 
-/// A1: walks the committed records from `released` to the first zero.
-fn committed_end(
+/// A1: walks the committed records from `start` to the first zero, which is not behind `end`;
+/// its position, and how many records there are.
+pub(in crate::ring) fn committed_end(
     payload: &View,
     geometry: &RecordGeometry,
-    released: u64,
-) -> Result<u64, Corruption> {
-    let mut position = released;
-    let mut offset = released % geometry.capacity();
-    let end = released + geometry.capacity() - WORD;
+    start: u64,
+    end: u64,
+) -> Result<(u64, u64), Corruption> {
+    let (mut position, mut records) = (start, 0);
+    let mut offset = start % geometry.capacity();
     loop {
         let word = payload.load64(offset as usize, Acquire); // edge `commit`
         let span = match geometry.decode(word, offset, end - position)? {
-            Header::End => return Ok(position),
-            Header::Padding { span } | Header::Record(Found { span, .. }) => span,
+            Header::End => return Ok((position, records)),
+            Header::Padding { span } => span,
+            Header::Record(Found { span, .. }) => {
+                records += 1;
+                span
+            }
         };
         position += span;
         offset = geometry.advance(offset, span);

@@ -4,11 +4,12 @@
 
 use super::{check_released, windows};
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
-use crate::ring::error::{AttachError, Corruption, SendError, has_room};
+use crate::ring::error::{AttachError, Corruption, Laggard, SendError, has_room};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
-use crate::ring::position::{SlotGeometry, count_in, header_word, limit_from};
+use crate::ring::position::{SlotGeometry, count_in, header_word};
+use crate::ring::space::{Released, Space, Wish};
 use crate::stats::Stats;
-use crate::view::{BlockCursor, Word64};
+use crate::view::BlockCursor;
 use crate::wait::{Port, STREAM, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -26,7 +27,7 @@ pub struct RawProducer {
     /// The position at which a wait last found no room.
     filled_at: u64,
     corruption: Option<Corruption>,
-    released: Word64,
+    space: Space,
     pub(in crate::ring) port: Port,
 }
 
@@ -130,17 +131,24 @@ impl RawProducer {
         let released = check_released(released)?;
         let (control, payload, port) = parts.into_port(Side::Producer)?;
         let (word, blocks) = windows(&control, &payload, &geometry)?;
-        let position = recover(&blocks, &geometry, released);
         let limit = released + geometry.capacity();
-        Ok(Self {
-            geometry,
-            group: Group::new(blocks, &geometry, position, limit),
-            limit,
-            filled_at: position,
-            corruption: None,
-            released: word,
-            port,
-        })
+        let space = Released { word, capacity: geometry.capacity(), granule: 1, spare: 0 };
+        Ok(Self::go_on(geometry, blocks, released, limit, Space::Released(space), port))
+    }
+
+    /// Goes on behind the last message that was committed, which is not before `start` and not
+    /// behind `limit`.
+    pub(in crate::ring) fn go_on(
+        geometry: SlotGeometry,
+        blocks: BlockCursor,
+        start: u64,
+        limit: u64,
+        space: Space,
+        port: Port,
+    ) -> Self {
+        let position = recover(&blocks, &geometry, start, limit);
+        let group = Group::new(blocks, &geometry, position, limit);
+        Self { geometry, group, limit, filled_at: position, corruption: None, space, port }
     }
 
     /// Sends the message `bytes`, of exactly [`RawProducer::size`] bytes, if there is room now.
@@ -217,7 +225,7 @@ impl RawProducer {
     #[cold]
     #[inline(never)]
     pub(in crate::ring) fn look_and_put(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        match self.look_for_room() {
+        match self.look_for_room(1) {
             Err(SendError::Full) => {}
             done => return done.and_then(|_| self.put(bytes)),
         }
@@ -225,7 +233,7 @@ impl RawProducer {
         match self.port.tried_in_vain() {
             None => Err(SendError::Full),
             // Once more, now that the peer's end is known.
-            Some(end) => match self.look_for_room() {
+            Some(end) => match self.look_for_room(1) {
                 Err(SendError::Full) => Err(end.into()),
                 done => done.and_then(|_| self.put(bytes)),
             },
@@ -240,7 +248,7 @@ impl RawProducer {
         bytes: &[u8],
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), SendError> {
-        match self.look_for_room() {
+        match self.look_for_room(1) {
             Err(SendError::Full) => self.wait_for_room(deadline())?,
             done => drop(done?),
         }
@@ -302,12 +310,11 @@ impl RawProducer {
         // Once: a peer that lies may give another answer the next time, and the limit is for this.
         let filled = self.group.filled();
         let position = self.group.base + filled;
-        let released = self.released.load(Acquire); // edge `release`
         // A lie is told when room is looked for.
-        if let Ok(limit) = limit_from(released, position, self.geometry.capacity(), 1) {
-            self.limit = limit;
-            self.group.stream(filled, position - released >= STREAM);
-            self.group.reopen(limit);
+        if let Some(room) = self.space.glance(position) {
+            self.limit = room.limit;
+            self.group.stream(filled, room.waiting >= STREAM);
+            self.group.reopen(room.limit);
         }
     }
 
@@ -318,20 +325,22 @@ impl RawProducer {
             return Err(self.refusal());
         }
         let room = self.limit - self.position();
-        if room > 0 { Ok(room) } else { self.look_for_room() }
+        if room > 0 { Ok(room) } else { self.look_for_room(1) }
     }
 
-    /// Asks the consumer's line.
+    /// Asks how many messages fit, if possible `need`; at least one.
     #[cold]
     #[inline(never)]
-    fn look_for_room(&mut self) -> Result<u64, SendError> {
+    fn look_for_room(&mut self, need: u64) -> Result<u64, SendError> {
         let position = self.position();
-        let released = self.released.load(Acquire); // edge `release`
-        match limit_from(released, position, self.geometry.capacity(), 1) {
-            Ok(limit) => self.limit = limit,
+        let wish = Wish { position, need, number: position };
+        match self.space.look(wish, self.port.link()) {
+            Ok(room) => {
+                self.limit = room.limit;
+                self.port.stats.high_water(room.waiting);
+            }
             Err(corruption) => return Err(self.corrupt(corruption)),
         }
-        self.port.stats.high_water(position - released);
         self.group.reopen(self.limit);
         if position == self.limit {
             return Err(SendError::Full);
@@ -367,7 +376,9 @@ impl RawProducer {
         }
         let room = match self.room() {
             // Fewer than asked for, by the private copy: the consumer may have gone on.
-            Ok(room) if room < count as u64 => self.look_for_room()?,
+            Ok(room) if room < count as u64 => {
+                self.look_for_room((count as u64).min(self.geometry.capacity()))?
+            }
             other => other?,
         };
         let filled = self.group.filled();
@@ -432,7 +443,7 @@ impl RawProducer {
         if done == Err(SendError::Full) {
             self.port.stats.full();
             if let Some(end) = self.port.tried_in_vain()
-                && self.look_for_room() == Err(SendError::Full)
+                && self.look_for_room(1) == Err(SendError::Full)
             {
                 return Err(end.into());
             }
@@ -452,7 +463,7 @@ impl RawProducer {
         if self.limit - self.position() >= count as u64 {
             return Ok(());
         }
-        let room = self.look_for_room()?;
+        let room = self.look_for_room(count as u64)?;
         if room >= count as u64 { Ok(()) } else { Err(SendError::Full) }
     }
 
@@ -477,10 +488,17 @@ impl RawProducer {
         self.group.position()
     }
 
-    /// How many messages wait to be received, as far as the consumer's line tells.
+    /// How many messages wait to be received, as far as the consumer's line tells; in a broadcast
+    /// ring, for the slowest of the consumers that are waited for.
     pub fn len(&self) -> u64 {
-        let released = self.released.load(Relaxed);
-        self.position().saturating_sub(released).min(self.geometry.capacity())
+        self.space.waiting(self.position())
+    }
+
+    /// In a lossless broadcast ring, the consumer that is furthest behind: the one that holds up
+    /// a producer which finds no room. Asks the kernel whether it lives.
+    pub fn slowest(&self) -> Option<Laggard> {
+        let position = self.position();
+        self.space.slowest(position, position, self.port.link()).map(Laggard::from)
     }
 
     /// Whether no message waits.
@@ -498,7 +516,7 @@ impl RawProducer {
 }
 
 /// A1 and A2: finds the committed end, and clears what lies beyond.
-fn recover(blocks: &BlockCursor, geometry: &SlotGeometry, released: u64) -> u64 {
+fn recover(blocks: &BlockCursor, geometry: &SlotGeometry, released: u64, limit: u64) -> u64 {
     let per_block = geometry.per_block();
     let mut walk = blocks.walk_from(released / per_block);
     let (mut base, mut end) = (released - released % per_block, released);
@@ -507,7 +525,7 @@ fn recover(blocks: &BlockCursor, geometry: &SlotGeometry, released: u64) -> u64 
         let Some(count) = count_in(walk.block().load(Acquire), walk.lap()) else {
             break;
         };
-        end = end.max(base + count.min(per_block)).min(released + geometry.capacity());
+        end = end.max(base + count.min(per_block)).min(limit);
         if count < per_block {
             break;
         }
