@@ -6,8 +6,10 @@
 //! understood.
 
 mod commands;
+mod interrupt;
 mod output;
 mod place;
+mod screen;
 mod table;
 mod words;
 

@@ -6,6 +6,7 @@
 
 use clap::Args;
 use core::fmt;
+use core::ops::ControlFlow;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
@@ -73,13 +74,29 @@ impl Format {
     }
 }
 
+/// A report as JSON on one line.
+pub(crate) fn json_line<R: Serialize>(report: &R) -> Result<String, Failure> {
+    serde_json::to_string(&Envelope { schema: SCHEMA, report })
+        .map_err(|error| Failure::Output(io::Error::other(error)))
+}
+
 /// Prints one text and a line end.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let text = harmless(text);
+    tell(text).map(drop)
+}
+
+/// The same, where more is to come: `Break` if nobody reads it any more.
+pub(crate) fn tell(text: &str) -> Result<ControlFlow<()>, Failure> {
+    write(format!("{}\n", harmless(text)).as_bytes())
+}
+
+/// Writes bytes as they are; `Break` if nobody reads them any more.
+pub(crate) fn write(bytes: &[u8]) -> Result<ControlFlow<()>, Failure> {
     let mut standard_output = io::stdout().lock();
-    match writeln!(standard_output, "{text}").and_then(|()| standard_output.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Output(error)),
-        _ => Ok(()),
+    match standard_output.write_all(bytes).and_then(|()| standard_output.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(Failure::Output(error)),
     }
 }
 
@@ -89,7 +106,7 @@ pub(crate) fn complain(failure: &Failure) {
 }
 
 /// The text with every control character but the line end escaped.
-fn harmless(text: &str) -> Cow<'_, str> {
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n';
     if !text.contains(steers) {
         return Cow::Borrowed(text);

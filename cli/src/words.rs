@@ -68,6 +68,16 @@ pub(crate) fn holder(endpoint: &EndpointInfo) -> String {
     }
 }
 
+/// Which place of an object an endpoint is: `producer 0`.
+pub(crate) fn end(endpoint: &EndpointInfo) -> String {
+    format!("{} {}", endpoint.role, endpoint.slot)
+}
+
+/// A number of things: `1 segment`, `2 segments`.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A number of messages in a second: `950`, `12.3k`, `4.56M`.
 pub(crate) fn rate(per_second: f64) -> String {
     match per_second {

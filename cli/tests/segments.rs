@@ -1,67 +1,12 @@
 //! The commands that look at segments and remove them, run as users run them.
 
-use hugeshm::{BackingKind, Domain, PagePolicy, Rung, Segment};
+#[expect(dead_code, reason = "what the tests of other commands share, too")]
+mod common;
+
+use common::{Folder, complaint, json, text};
 use serde_json::Value;
 use std::fs;
-use std::process::{Command, Output};
-use tempfile::TempDir;
-
-/// A control folder of its own, gone with everything in it at the end.
-struct Folder {
-    dir: TempDir,
-    domain: Domain,
-}
-
-impl Folder {
-    fn new() -> Self {
-        let dir = TempDir::with_prefix_in("hugeshm-cli-", "/dev/shm").expect("a tmpfs");
-        let domain = Domain::in_folder("tests", dir.path()).expect("a valid name");
-        Self { dir, domain }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hugeshm"))
-            .args(arguments)
-            .env("HUGESHM_DIR", self.dir.path())
-            .env("HUGESHM_DOMAIN", "tests")
-            .output()
-            .expect("it starts")
-    }
-
-    /// Runs a command that must succeed, and reads its JSON.
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", complaint(&output));
-        json(&output)
-    }
-
-    /// A small segment on base pages, so that no pool is needed.
-    fn create(&self, name: &str) -> Segment {
-        self.domain
-            .create(name)
-            .pages(PagePolicy::exactly(Rung::Base))
-            .backing(BackingKind::Tmpfs)
-            .max_attachments(4)
-            .max_objects(4)
-            .size(16 << 10)
-            .build()
-            .expect("base pages are there")
-    }
-}
-
-fn json(output: &Output) -> Value {
-    let report: Value = serde_json::from_slice(&output.stdout).expect("standard output is JSON");
-    assert_eq!(report["schema"], 1);
-    report
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("reports are UTF-8")
-}
-
-fn complaint(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("complaints are UTF-8")
-}
+use std::process::Command;
 
 #[test]
 fn list_shows_usage_pages_owner_and_who_is_attached() {

@@ -102,6 +102,8 @@ pub struct EndpointInfo {
     pub label: String,
     /// When it was taken, in nanoseconds since 1970.
     pub since_nanos: u64,
+    /// Messages that were published and that this end has yet to deliver, where that is known.
+    pub lag: Option<u64>,
     /// What it counted.
     pub stats: Stats,
 }
@@ -202,6 +204,7 @@ impl Place {
             pid: raw.pid,
             label: text_of(&raw.label).unwrap_or_default().to_owned(),
             since_nanos: raw.since_nanos,
+            lag: None,
             stats: Stats::read(&self.stats),
         }
     }

@@ -127,7 +127,7 @@ pub struct ObjectInfo {
     /// Bytes of memory for its payload.
     pub payload_bytes: u64,
     /// Messages published and not yet delivered, by the statistics of a single producer and
-    /// consumer; none for objects that have more of them.
+    /// consumer; none for objects that have more of them, whose endpoints may say it each.
     pub lag: Option<u64>,
     /// Its endpoints, producers first.
     pub endpoints: Vec<EndpointInfo>,
@@ -365,7 +365,7 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
     let raw = &entry.raw;
     let slots = |role, count| (0..count).map(move |slot| (role, slot));
     let progress = progress(attached, &entry);
-    let endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
+    let mut endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
         .chain(slots(Role::Consumer, raw.consumers))
         .filter_map(|(role, slot)| Place::new(&attached.view, index, &entry, role, slot))
         .map(|place| {
@@ -380,6 +380,10 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
             info
         })
         .collect();
+    let lag = lag(&endpoints);
+    if let Some(consumer) = endpoints.last_mut().filter(|end| end.role == Role::Consumer) {
+        consumer.lag = lag;
+    }
     ObjectInfo {
         index,
         kind: entry.kind,
@@ -396,7 +400,7 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
         schema_bytes: raw.schema_length,
         schema_format: raw.schema_format,
         payload_bytes: raw.payload_length,
-        lag: lag(&endpoints),
+        lag,
         endpoints,
         name: entry.name,
     }

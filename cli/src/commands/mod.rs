@@ -10,6 +10,7 @@ mod mount;
 mod remove;
 mod reserve;
 mod status;
+mod top;
 mod umount;
 
 use crate::output::Failure;
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Umount(umount::Arguments),
     List(list::Arguments),
     Inspect(inspect::Arguments),
+    Top(top::Arguments),
     Remove(remove::Arguments),
     Collect(collect::Arguments),
     Demo(demo::Arguments),
@@ -47,6 +49,7 @@ impl Command {
             Self::Umount(arguments) => arguments.run(),
             Self::List(arguments) => arguments.run(),
             Self::Inspect(arguments) => arguments.run(),
+            Self::Top(arguments) => arguments.run(),
             Self::Remove(arguments) => arguments.run(),
             Self::Collect(arguments) => arguments.run(),
             Self::Demo(arguments) => arguments.run(),
