@@ -22,7 +22,9 @@ mod wait;
 pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
-pub use latest::{LatestError, LatestReader, LatestValue, LatestWriter, Versioned};
+pub use latest::{
+    LatestError, LatestReader, LatestValue, LatestWriter, RawLatestReader, Versioned,
+};
 pub use numa::{NodeSet, Placement};
 pub use outcome::{CallError, ServeError};
 pub use peer::PeerState;

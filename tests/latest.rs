@@ -9,8 +9,8 @@ use common::machine::{PrivateMount, pages};
 use common::{M2, Quiet, Scratch, domain, is_root, lacks_pages, skip};
 use hugeshm::{
     BackingKind, Domain, ErrorKind, LatestError, LatestReader, LatestValue, LatestWriter, Lifetime,
-    ObjectKind, PagePolicy, PageSize, PeerState, Rung, Segment, SegmentBuilder, TypeIdentity,
-    Versioned, WaitMode,
+    ObjectKind, PagePolicy, PageSize, PeerState, Rung, Schema, Segment, SegmentBuilder,
+    TypeIdentity, Versioned, WaitMode,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -581,8 +581,26 @@ fn who_asks_for_the_wrong_thing_is_told_what_is_there() {
     assert_eq!(writer.write(&[1, 2, 3, 4]), Ok(1));
     assert_eq!(writer.update(|value| value[1] = 7), Ok(2));
     assert_eq!(reader.read().map(|read| read.value), Ok([1, 7]));
+    // By bytes nobody asks for a type.
+    let sealed = domain.open_read_only("values").expect("ours");
+    let mut raw = sealed.raw_latest_reader("named").expect("of whatever type");
+    let mut bytes = [0; 16];
+    assert_eq!((raw.size(), raw.read(&mut bytes)), (16, Ok(2)));
+    assert_eq!(bytemuck::pod_read_unaligned::<[u32; 4]>(&bytes), [1, 7, 3, 4]);
+    assert_eq!(raw.read(&mut bytes[..8]), Err(LatestError::WrongSize { len: 8, size: 16 }));
+    assert_eq!(kind(sealed.raw_latest_reader("ring").map(drop)), wrong_kind);
+    assert_eq!(kind(sealed.raw_latest_reader("none").map(drop)), ErrorKind::NotFound);
     // A live segment takes more, each name once; a bad number of places is refused.
     segment.add_latest("more", LatestValue::<Frame>::new().places(2)).expect("there is room");
+    // A description of it can be read by whoever may read the value.
+    let described = |schema| LatestValue::<u64>::new().schema(schema);
+    let schema = Schema::new(7, *b"nanoseconds");
+    segment.add_latest("described", described(schema.clone())).expect("there is room");
+    assert_eq!(sealed.schema("described").expect("it is there"), Some(schema));
+    assert_eq!(sealed.schema("more").expect("it is there"), None);
+    assert_eq!(kind(sealed.schema("none").map(drop)), ErrorKind::NotFound);
+    let long = described(Schema::new(7, vec![b' '; Schema::BYTES_MAX + 1]));
+    assert_eq!(kind(segment.add_latest("bad", long)), ErrorKind::InvalidSize);
     let again = segment.add_latest("more", LatestValue::<Frame>::new());
     assert_eq!(kind(again), ErrorKind::AlreadyExists);
     for places in [0, 1, 65, u64::MAX] {

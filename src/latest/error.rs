@@ -24,6 +24,13 @@ pub enum LatestError {
     Forked,
     /// The writer overtook each of a great many attempts to copy a value; try again later.
     Contended,
+    /// A value is copied into exactly as many bytes as it has.
+    WrongSize {
+        /// The length given, in bytes.
+        len: usize,
+        /// The size of the values.
+        size: usize,
+    },
     /// The bytes are no valid value of the type.
     InvalidValue {
         /// The version of the value.
@@ -65,6 +72,9 @@ impl fmt::Display for LatestError {
             Self::Superseded => "the segment was replaced",
             Self::Forked => "this end belongs to the parent process",
             Self::Contended => "the writer overtook every attempt to copy the value",
+            Self::WrongSize { len, size } => {
+                return write!(f, "a value has {size} bytes, {len} were given");
+            }
             Self::InvalidValue { version } => {
                 return write!(f, "version {version} is no valid value of its type");
             }
@@ -85,6 +95,7 @@ impl From<LatestError> for Error {
             LatestError::Cancelled => ErrorKind::Cancelled,
             LatestError::Superseded => ErrorKind::Superseded,
             LatestError::Forked => ErrorKind::Forked,
+            LatestError::WrongSize { .. } => ErrorKind::InvalidSize,
             LatestError::InvalidValue { .. } => ErrorKind::TypeMismatch,
             LatestError::Corrupt(_) => ErrorKind::Corrupt,
         };

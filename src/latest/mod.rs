@@ -12,6 +12,7 @@
 //! | `layout` | where the bytes lie, what a stamp can say |
 //! | `cell` | the protocol below |
 //! | `writer`, `reader` | the two ends |
+//! | `raw` | the reading end by bytes |
 //! | `open` | how a segment declares latest values and gives out their ends |
 //! | `error` | what the ends answer |
 //!
@@ -106,6 +107,7 @@ mod cell;
 mod error;
 pub(crate) mod layout;
 mod open;
+mod raw;
 mod reader;
 mod writer;
 
@@ -114,5 +116,6 @@ mod tests;
 
 pub use error::LatestError;
 pub use open::LatestValue;
+pub use raw::RawLatestReader;
 pub use reader::{LatestReader, Versioned};
 pub use writer::LatestWriter;

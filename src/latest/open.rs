@@ -2,9 +2,9 @@
 
 use super::error::AttachError;
 use super::layout::{ALIGN, CONTROL_LEN, Form, Geometry, PLACES_MAX, PLACES_MIN};
-use super::reader::ReaderParts;
+use super::raw::ReaderParts;
 use super::writer::WriterParts;
-use super::{LatestReader, LatestWriter};
+use super::{LatestReader, LatestWriter, RawLatestReader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::builder::SegmentBuilder;
 use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
@@ -178,9 +178,19 @@ impl Segment {
         identity: &TypeIdentity,
     ) -> Result<LatestReader<T>> {
         let (object, geometry) = self.latest_object::<T>(name, identity, true)?;
-        let link = Box::new(object.observe(Role::Producer)?);
-        let parts = ReaderParts { control: object.words, payload: object.payload, link };
-        LatestReader::attach(parts, geometry).map_err(|error| error.of(name))
+        LatestReader::attach(reader_parts(object)?, geometry).map_err(|error| error.of(name))
+    }
+
+    /// A reading end of a latest value by bytes, for programs that do not know the type; also of a
+    /// segment that is open read-only.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest_reader`](Self::latest_reader), without the type's.
+    pub fn raw_latest_reader(&self, name: &str) -> Result<RawLatestReader> {
+        let object = self.latest_of_any_type(name)?;
+        let geometry = geometry(&object)?;
+        RawLatestReader::attach(reader_parts(object)?, geometry).map_err(|error| error.of(name))
     }
 
     /// The latest value of this name, if its type fits; a reader's may be a prefix.
@@ -190,22 +200,39 @@ impl Segment {
         identity: &TypeIdentity,
         reading: bool,
     ) -> Result<(ObjectHandle, Geometry)> {
+        let object = self.latest_of_any_type(name)?;
+        let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
+        check_type(name, &object.entry, identity, size, align, reading)?;
+        let geometry = geometry(&object)?;
+        Ok((object, geometry))
+    }
+
+    fn latest_of_any_type(&self, name: &str) -> Result<ObjectHandle> {
         let object = self.object(name)?;
         let entry = &object.entry;
         if entry.kind != ObjectKind::LatestValue {
             return Err(Error::new(ErrorKind::KindMismatch, "attach to object", name)
                 .detail(format!("it is of kind {}, a latest value was asked for", entry.kind)));
         }
-        let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
-        check_type(name, entry, identity, size, align, reading)?;
-        let geometry = usize::try_from(entry.raw.type_size)
-            .ok()
-            .and_then(|len| Geometry::new(len, entry.raw.capacity))
-            .filter(|geometry| match geometry.form() {
-                Form::Pair => true,
-                Form::Row { stride, .. } => stride as u64 == entry.raw.stride,
-            })
-            .ok_or_else(|| AttachError::Geometry.of(name))?;
-        Ok((object, geometry))
+        Ok(object)
     }
+}
+
+/// The windows that a reader works in, and its look at the writer.
+fn reader_parts(object: ObjectHandle) -> Result<ReaderParts> {
+    let link = Box::new(object.observe(Role::Producer)?);
+    Ok(ReaderParts { control: object.words, payload: object.payload, link })
+}
+
+/// How an object's values are laid out, if its numbers agree with each other.
+fn geometry(object: &ObjectHandle) -> Result<Geometry> {
+    let raw = &object.entry.raw;
+    usize::try_from(raw.type_size)
+        .ok()
+        .and_then(|len| Geometry::new(len, raw.capacity))
+        .filter(|geometry| match geometry.form() {
+            Form::Pair => true,
+            Form::Row { stride, .. } => stride as u64 == raw.stride,
+        })
+        .ok_or_else(|| AttachError::Geometry.of(&object.entry.name))
 }

@@ -1,27 +1,17 @@
 //! The reading end of a latest value, of which there may be any number.
 
-use super::cell::Cell;
 use super::error::{AttachError, LatestError, WENT_BACK};
-use super::layout::{ALIGN, CONTROL_LEN, Geometry};
-use super::writer::WORDS;
+use super::layout::Geometry;
+use super::raw::{RawLatestReader, ReaderParts};
 use crate::peer::PeerState;
+#[cfg(test)]
 use crate::view::View;
-use crate::wait::{Canceller, Link, Onlooker, PeerChange, Wait, WaitMode, deadline_after};
+use crate::wait::{Canceller, PeerChange, WaitMode, deadline_after};
 use bytemuck::{AnyBitPattern, CheckedBitPattern, NoUninit, bytes_of_mut};
 use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
 use std::time::Instant;
-
-/// What the segment hands to a new reader: its windows, and the look at the writer.
-pub(crate) struct ReaderParts {
-    /// The control words.
-    pub control: View,
-    /// The places.
-    pub payload: View,
-    /// Who knows the writer; nothing is claimed.
-    pub link: Box<dyn Link>,
-}
 
 /// A value and the number of the write that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,37 +31,28 @@ pub struct Versioned<T> {
 /// The value stays readable when its writer has left or died; [`LatestReader::peer`] says whether
 /// it lives.
 pub struct LatestReader<T> {
-    cell: Cell,
-    /// The highest version that was read.
-    seen: u64,
-    onlooker: Onlooker,
+    raw: RawLatestReader,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> LatestReader<T> {
     /// A reader whose values have at most the geometry's length.
     pub(crate) fn attach(parts: ReaderParts, geometry: Geometry) -> Result<Self, AttachError> {
-        let control = parts.control;
-        let sound = geometry.len() >= size_of::<T>()
-            && control.len() >= CONTROL_LEN
-            && control.is_aligned_to(ALIGN);
-        if !sound {
+        if geometry.len() < size_of::<T>() {
             return Err(AttachError::Geometry);
         }
-        let cell = Cell::new(geometry, parts.payload)?;
-        let onlooker = Onlooker::new(control, WORDS, parts.link);
-        Ok(Self { cell, seen: 0, onlooker, value: PhantomData })
+        Ok(Self { raw: RawLatestReader::attach(parts, geometry)?, value: PhantomData })
     }
 
     /// The newest version, 0 if nothing was ever written: one load.
     #[inline]
     pub fn version(&self) -> u64 {
-        self.cell.version()
+        self.raw.version()
     }
 
     /// The highest version that this reader has read, 0 before the first.
     pub fn seen(&self) -> u64 {
-        self.seen
+        self.raw.seen()
     }
 
     /// How waits pass the time; [`WaitMode::Adaptive`] at first.
@@ -79,20 +60,20 @@ impl<T> LatestReader<T> {
     /// With a read-only mapping the writer cannot be told that somebody sleeps: such a reader
     /// looks again after 50 us, and then after ever longer times up to 1 ms.
     pub fn wait_mode(&mut self, mode: WaitMode) -> &mut Self {
-        self.onlooker.set_mode(mode);
+        self.raw.wait_mode(mode);
         self
     }
 
     /// Whether waits go on for a successor when the writer has left or died, instead of ending
     /// with `Closed` or `PeerDied`. False at first.
     pub fn outlive_peer(&mut self, outlive: bool) -> &mut Self {
-        self.onlooker.set_outlives_peer(outlive);
+        self.raw.outlive_peer(outlive);
         self
     }
 
     /// A handle that ends the waits of this reader from another thread.
     pub fn canceller(&self) -> Canceller {
-        self.onlooker.canceller()
+        self.raw.canceller()
     }
 
     /// Asks the kernel about the writer: a few system calls.
@@ -100,13 +81,13 @@ impl<T> LatestReader<T> {
     /// A read-only reader that may not open the claims file is told `Never` and `Closed`, and
     /// `Unknown` for everything else.
     pub fn peer(&self) -> PeerState {
-        self.onlooker.peer()
+        self.raw.peer()
     }
 
     /// Whether the writer was followed by another since the last call (or since this reader was
     /// made). Of several changes the last is told.
     pub fn peer_changed(&mut self) -> Option<PeerChange> {
-        self.onlooker.peer_changed()
+        self.raw.peer_changed()
     }
 
     /// Waits until there is a version after `since`, without reading it; the newest version.
@@ -122,59 +103,7 @@ impl<T> LatestReader<T> {
         since: u64,
         deadline: Option<Instant>,
     ) -> Result<u64, LatestError> {
-        self.await_newer(since, || deadline)
-    }
-
-    #[inline]
-    fn await_newer(
-        &mut self,
-        since: u64,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<u64, LatestError> {
-        self.check_fork()?;
-        let version = self.cell.version();
-        if version > since { Ok(version) } else { self.sleep_until_newer(since, deadline()) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn sleep_until_newer(
-        &mut self,
-        since: u64,
-        deadline: Option<Instant>,
-    ) -> Result<u64, LatestError> {
-        let mut wait = Wait::until(deadline);
-        loop {
-            self.onlooker.wait(&mut wait)?;
-            self.check_fork()?;
-            let version = self.cell.version();
-            if version > since {
-                return Ok(version);
-            }
-        }
-    }
-
-    #[inline]
-    fn check_fork(&self) -> Result<(), LatestError> {
-        if self.onlooker.usable() { Ok(()) } else { Err(LatestError::Forked) }
-    }
-
-    /// Reads with `copy`, and looks that the version is one and does not go back.
-    #[inline]
-    fn read_with<R>(
-        &mut self,
-        copy: impl FnMut(&View, usize) -> R,
-    ) -> Result<(u64, R), LatestError> {
-        self.check_fork()?;
-        let (version, value) = self.cell.read(copy)?;
-        if version < self.seen {
-            return Err(LatestError::Corrupt(WENT_BACK));
-        }
-        if version == 0 {
-            return Err(LatestError::NeverWritten);
-        }
-        self.seen = version;
-        Ok((version, value))
+        self.raw.wait_version(since, deadline)
     }
 }
 
@@ -191,7 +120,7 @@ impl<T: CheckedBitPattern> LatestReader<T> {
     /// chance does not do; [`LatestError::Corrupt`] if a peer lies.
     #[inline]
     pub fn read(&mut self) -> Result<Versioned<T>, LatestError> {
-        let (version, value) = self.read_with(|view, at| view.read_checked::<T>(at))?;
+        let (version, value) = self.raw.read_with(|view, at| view.read_checked::<T>(at))?;
         let value = value.ok_or(LatestError::InvalidValue { version })?;
         Ok(Versioned { version, value })
     }
@@ -203,8 +132,8 @@ impl<T: CheckedBitPattern> LatestReader<T> {
     /// As [`LatestReader::read`], but for `NeverWritten`, which is no newer value.
     #[inline]
     pub fn read_if_newer(&mut self, version: u64) -> Result<Option<Versioned<T>>, LatestError> {
-        self.check_fork()?;
-        if self.cell.version() <= version {
+        self.raw.check_fork()?;
+        if self.raw.version() <= version {
             return Ok(None);
         }
         self.read_newer(version).map(Some)
@@ -221,7 +150,7 @@ impl<T: CheckedBitPattern> LatestReader<T> {
     /// [`LatestReader::peer`]). `Cancelled`, `Superseded`.
     #[inline]
     pub fn wait_newer(&mut self, version: u64) -> Result<Versioned<T>, LatestError> {
-        self.await_newer(version, || None)?;
+        self.raw.await_newer(version, || None)?;
         self.read_newer(version)
     }
 
@@ -236,7 +165,7 @@ impl<T: CheckedBitPattern> LatestReader<T> {
         version: u64,
         deadline: Instant,
     ) -> Result<Versioned<T>, LatestError> {
-        self.await_newer(version, || Some(deadline))?;
+        self.raw.await_newer(version, || Some(deadline))?;
         self.read_newer(version)
     }
 
@@ -251,7 +180,7 @@ impl<T: CheckedBitPattern> LatestReader<T> {
         version: u64,
         timeout: Duration,
     ) -> Result<Versioned<T>, LatestError> {
-        self.await_newer(version, || deadline_after(timeout))?;
+        self.raw.await_newer(version, || deadline_after(timeout))?;
         self.read_newer(version)
     }
 
@@ -271,7 +200,7 @@ impl<T: NoUninit + AnyBitPattern> LatestReader<T> {
     ///
     /// As [`LatestReader::read`]. What stands in `target` then is part of some versions.
     pub fn read_into(&mut self, target: &mut T) -> Result<u64, LatestError> {
-        let (version, ()) = self.read_with(|view, at| view.read(at, bytes_of_mut(target)))?;
+        let (version, ()) = self.raw.read_with(|view, at| view.read(at, bytes_of_mut(target)))?;
         Ok(version)
     }
 }
@@ -283,12 +212,12 @@ impl<T> LatestReader<T> {
         &mut self,
         copy: impl FnMut(&View, usize) -> R,
     ) -> Result<(u64, R), LatestError> {
-        self.read_with(copy)
+        self.raw.read_with(copy)
     }
 }
 
 impl<T> fmt::Debug for LatestReader<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LatestReader").field("seen", &self.seen).finish_non_exhaustive()
+        f.debug_struct("LatestReader").field("seen", &self.seen()).finish_non_exhaustive()
     }
 }

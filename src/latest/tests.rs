@@ -5,7 +5,7 @@ use super::layout::{
     CONTROL_LEN, FRONT, Geometry, NEWEST, SLEEPERS, SPARE, VERSION_LIMIT, place_in_row, unfinished,
     whole,
 };
-use super::reader::ReaderParts;
+use super::raw::{RawLatestReader, ReaderParts};
 use super::writer::WriterParts;
 use super::{LatestError, LatestReader, LatestWriter, Versioned};
 use crate::peer::PeerState;
@@ -119,6 +119,52 @@ fn every_version_is_read_as_it_was_written() {
         check::<20>(places);
         check::<200>(places);
     }
+}
+
+fn raw_reader<T>(view: &View, places: u64) -> RawLatestReader {
+    RawLatestReader::attach(reader_parts(view, &Peer::alive()), geometry::<T>(places)).unwrap()
+}
+
+#[test]
+fn a_reader_by_bytes_reads_what_one_with_a_type_does() {
+    fn check<const N: usize>(places: u64) {
+        let view = cell::<[u64; N]>(places);
+        let (mut tx, mut rx) =
+            (writer::<[u64; N]>(&view, places), raw_reader::<[u64; N]>(&view, places));
+        let mut bytes = vec![0; 8 * N];
+        assert_eq!((rx.size(), rx.read(&mut bytes)), (8 * N, Err(LatestError::NeverWritten)));
+        assert_eq!(rx.read_if_newer(0, &mut bytes), Ok(None));
+        for version in 1..20 {
+            assert_eq!(tx.write(&value(version)), Ok(version));
+            assert_eq!((rx.version(), rx.seen()), (version, version - 1));
+            assert_eq!(rx.read_if_newer(version - 1, &mut bytes), Ok(Some(version)));
+            assert!(bytes == bytemuck::bytes_of(&value::<N>(version)));
+            assert_eq!(rx.read_if_newer(version, &mut bytes), Ok(None));
+            bytes.fill(0);
+            assert_eq!(rx.wait_newer(version - 1, &mut bytes), Ok(version));
+            assert!(bytes == bytemuck::bytes_of(&value::<N>(version)));
+            let soon = Duration::from_millis(1);
+            let waited = rx.wait_newer_timeout(version, &mut bytes, soon);
+            assert_eq!(waited, Err(LatestError::TimedOut));
+            assert_eq!(rx.wait_version(version - 1, None), Ok(version));
+        }
+        for len in [0, 8 * N - 1, 8 * N + 1] {
+            let refused = LatestError::WrongSize { len, size: 8 * N };
+            assert_eq!(rx.read(&mut vec![0; len]), Err(refused));
+        }
+        rx.canceller().cancel();
+        assert_eq!(rx.wait_newer(19, &mut bytes), Err(LatestError::Cancelled));
+        set(&view, NEWEST, whole(3));
+        if N > 7 {
+            assert_eq!(rx.read(&mut bytes), Err(LatestError::Corrupt(NOT_IN_ITS_PLACE)));
+        } else {
+            assert_eq!(rx.read(&mut bytes), Err(LatestError::Corrupt(WENT_BACK)));
+        }
+    }
+    check::<1>(2);
+    check::<7>(2);
+    check::<8>(5);
+    check::<200>(8);
 }
 
 #[test]

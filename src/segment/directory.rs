@@ -63,6 +63,9 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// The longest schema that an object can have, in bytes.
+    pub const BYTES_MAX: usize = 1 << 20;
+
     /// A schema of the given format.
     pub fn new(format: u32, bytes: impl Into<Vec<u8>>) -> Self {
         Self { format, bytes: bytes.into() }
@@ -129,9 +132,14 @@ impl ObjectSpec {
     }
 }
 
-/// Checks a declared object's names.
+/// Checks a declared object's names and its schema.
 pub(crate) fn check_declared(name: &str, spec: &ObjectSpec) -> Result<()> {
     check_name("declare object", name)?;
+    let schema_bytes = spec.schema.as_ref().map_or(0, |schema| schema.bytes.len());
+    if schema_bytes > Schema::BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidSize, "declare the schema of object", name)
+            .detail(format!("it has {schema_bytes} bytes, {} are possible", Schema::BYTES_MAX)));
+    }
     spec.type_identity.check(name)
 }
 

@@ -255,13 +255,18 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] lists the objects there are.
+    /// [`ErrorKind::NotFound`] lists the objects there are; [`ErrorKind::Corrupt`] if it is longer
+    /// than [`Schema::BYTES_MAX`].
     pub fn schema(&self, object: &str) -> Result<Option<Schema>> {
         let raw = self.object(object)?.entry.raw;
         // `Entry::parse` checked that it lies inside the segment.
         let length = usize::try_from(raw.schema_length).unwrap_or(0);
         if length == 0 {
             return Ok(None);
+        }
+        if length > Schema::BYTES_MAX {
+            return Err(Error::new(ErrorKind::Corrupt, "read the schema of object", object)
+                .detail(format!("it has {length} bytes, {} are possible", Schema::BYTES_MAX)));
         }
         let mut bytes = vec![0; length];
         self.attached.view.read(raw.schema_offset as usize, &mut bytes);
