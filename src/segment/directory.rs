@@ -53,18 +53,66 @@ impl TypeIdentity {
 }
 
 /// A description of an object's values for programs that do not know the type.
+///
+/// Programs may agree on any language, by a number. Number 1 is one that tools understand: it
+/// describes values whose fields have fixed places, little-endian. [`Schema::fields`] makes such
+/// a description, and `hugeshm echo` shows values by it.
+///
+/// # Fields
+///
+/// UTF-8 text. Fields are separated by `;` or line ends; from `#` on, the rest of a line is a
+/// remark.
+///
+/// | field | |
+/// |---|---|
+/// | `NAME: TYPE` | lies where `#[repr(C)]` would put it: behind the one before, at a multiple of the alignment of its type |
+/// | `NAME: TYPE @OFFSET` | begins that many bytes behind the first byte of the value; not before the end of the field before |
+/// | `pad[N]` | N bytes that mean nothing, at once behind the field before |
+///
+/// A name is made of ASCII letters, digits and `_`, begins with no digit, and stands once. Numbers
+/// are decimal; counts begin with 1. The types:
+///
+/// | type | bytes, and alignment | |
+/// |---|---|---|
+/// | `u8` `u16` `u32` `u64` `i8` `i16` `i32` `i64` | 1 to 8 | integers |
+/// | `f32` `f64` | 4, 8 | IEEE 754 |
+/// | `bool` | 1 | 0 or 1 |
+/// | `char` | 1 | ASCII |
+/// | `str[N]` | N, aligned to 1 | UTF-8 that ends with a zero byte, or fills the field |
+/// | `[T; N]` | N times those of T, aligned like T | N values of type T, which may be arrays |
+///
+/// Bytes of a value behind the last field mean nothing; they may be those of a later version.
+/// ```
+/// use hugeshm::{LatestValue, Schema};
+///
+/// #[repr(C)]
+/// struct Pose { nanos: u64, position: [f32; 3], frame: u8, valid: bool }
+///
+/// let schema = Schema::fields("nanos: u64; position: [f32; 3]; frame: u8; valid: bool");
+/// let value = LatestValue::<Pose>::new().schema(schema);
+/// # drop(value);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Schema {
-    /// Which language the text is in; chosen by the programs, 0 = unspecified.
+    /// Which language the text is in: 0 = unspecified, 1 = [`Schema::FIELDS`]; up to 65535 kept
+    /// for languages that tools know, from there on chosen by the programs.
     pub format: u32,
     /// The schema itself.
     pub bytes: Vec<u8>,
 }
 
 impl Schema {
+    /// The number of the language that describes fields.
+    pub const FIELDS: u32 = 1;
     /// The longest schema that an object can have, in bytes.
     pub const BYTES_MAX: usize = 1 << 20;
+
+    /// A schema that describes fields, in the language that this type's page shows. The text is
+    /// not looked at.
+    pub fn fields(text: impl Into<String>) -> Self {
+        Self::new(Self::FIELDS, text.into())
+    }
 
     /// A schema of the given format.
     pub fn new(format: u32, bytes: impl Into<Vec<u8>>) -> Self {

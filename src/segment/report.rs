@@ -122,7 +122,8 @@ pub struct ObjectInfo {
     pub type_size: u64,
     /// Bytes of its schema; 0 = none.
     pub schema_bytes: u64,
-    /// The format of its schema, as the programs number them.
+    /// The format of its schema: [`Schema::FIELDS`](crate::Schema::FIELDS), or as the programs
+    /// number them.
     pub schema_format: u32,
     /// Bytes of memory for its payload.
     pub payload_bytes: u64,
