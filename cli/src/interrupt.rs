@@ -48,6 +48,11 @@ impl Interrupts {
             }
         }
     }
+
+    /// The signal that has come, without waiting.
+    pub(crate) fn heard(&self) -> Option<Signal> {
+        self.0.try_recv().ok()
+    }
 }
 
 /// How to exit when a signal was the reason, as shells say it.

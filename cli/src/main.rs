@@ -9,6 +9,7 @@ mod commands;
 mod interrupt;
 mod output;
 mod place;
+mod schema;
 mod screen;
 mod table;
 mod words;

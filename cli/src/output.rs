@@ -7,9 +7,11 @@
 use clap::Args;
 use core::fmt;
 use core::ops::ControlFlow;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 
 /// The number of the JSON reports' shape; it changes when a field goes or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -98,6 +100,15 @@ pub(crate) fn write(bytes: &[u8]) -> Result<ControlFlow<()>, Failure> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(Failure::Output(error)),
     }
+}
+
+/// Whether nobody can read standard output any more, without writing anything.
+pub(crate) fn is_abandoned() -> bool {
+    let output = io::stdout();
+    let mut output = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    let asked = poll(&mut output, PollTimeout::ZERO);
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    asked.is_ok() && output[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 /// Says on standard error what went wrong; if that is closed there is nobody left to tell.

@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "what the tests of other commands share, too")]
 mod common;
 
-use common::{Folder, complaint, text};
+use common::{Folder, Stop, complaint, text};
 use hugeshm::Segment;
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -45,6 +45,7 @@ fn a_rate_times_its_time_is_what_passed() {
     let stop = AtomicBool::new(false);
     let mut before = 0;
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 tx.push(1).expect("there is room");
@@ -77,7 +78,6 @@ fn a_rate_times_its_time_is_what_passed() {
         assert!(endpoint(&round, 0, 1)["lag"].as_u64() <= Some(1));
         assert_eq!(endpoint(&round, 0, 1)["role"], "consumer");
         assert_eq!(endpoint(&round, 0, 1)["label"], "test");
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

@@ -4,6 +4,7 @@ mod bench;
 mod collect;
 mod demo;
 mod doctor;
+mod echo;
 mod inspect;
 mod list;
 mod mount;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     List(list::Arguments),
     Inspect(inspect::Arguments),
     Top(top::Arguments),
+    Echo(echo::Arguments),
     Remove(remove::Arguments),
     Collect(collect::Arguments),
     Demo(demo::Arguments),
@@ -50,6 +52,7 @@ impl Command {
             Self::List(arguments) => arguments.run(),
             Self::Inspect(arguments) => arguments.run(),
             Self::Top(arguments) => arguments.run(),
+            Self::Echo(arguments) => arguments.run(),
             Self::Remove(arguments) => arguments.run(),
             Self::Collect(arguments) => arguments.run(),
             Self::Demo(arguments) => arguments.run(),

@@ -4,6 +4,7 @@ use hugeshm::{BackingKind, Domain, PagePolicy, Rung, Segment, SegmentBuilder};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -34,11 +35,7 @@ impl Folder {
 
     /// Starts a command that goes on, and is ended with the test.
     pub fn start(&self, arguments: &[&str]) -> Running {
-        let mut command = self.command(arguments);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let output = child.stdout.take().map(BufReader::new);
-        Running { child, output }
+        Running::start(&mut self.command(arguments))
     }
 
     /// Runs a command that must succeed, and reads its JSON.
@@ -71,6 +68,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a program that is ended with the test.
+    pub fn start(command: &mut Command) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("it starts");
+        let output = child.stdout.take().map(BufReader::new);
+        Self { child, output }
+    }
+
     /// The next line that it prints; `None` when it prints no more.
     pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
@@ -114,6 +119,15 @@ impl Drop for Running {
         // Both fail for a process that has been awaited.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Says to a thread that it shall end, also when its test has failed.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
