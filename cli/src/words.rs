@@ -1,9 +1,12 @@
 //! Users, processes and times as people read them.
 
-use hugeshm::{AttachmentInfo, EndpointInfo, PeerState};
+use hugeshm::{AttachmentInfo, EndpointInfo, ObjectInfo, PeerState, Role};
 use nix::unistd::{Uid, User};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How many processes a cell names.
+const SHOWN: usize = 6;
 
 /// Names of users, each looked up once.
 #[derive(Debug, Default)]
@@ -40,7 +43,6 @@ pub(crate) const fn state(state: PeerState) -> &'static str {
 
 /// The processes attached: living ones first, dead ones named as such, and those that left not.
 pub(crate) fn attached(attachments: &[AttachmentInfo]) -> String {
-    const SHOWN: usize = 6;
     let mut there: Vec<_> =
         attachments.iter().filter(|slot| slot.state != PeerState::Closed).collect();
     there.sort_by_key(|slot| slot.state != PeerState::Alive);
@@ -58,14 +60,69 @@ pub(crate) fn attached(attachments: &[AttachmentInfo]) -> String {
     text.join(", ")
 }
 
-/// Who holds an endpoint: `4711 feed`, `4711 feed dead`; empty if nobody ever did.
-pub(crate) fn holder(endpoint: &EndpointInfo) -> String {
-    let who = format!("{} {}", endpoint.pid, endpoint.label);
-    match endpoint.state {
-        PeerState::Never => String::new(),
-        PeerState::Alive => who,
-        other => format!("{} {}", who.trim_end(), state(other)),
+/// Who holds the endpoints of a role: `4711 feed`, `4711 feed dead`; empty if nobody ever did.
+///
+/// Where there may be several, those that left are not named, the living come first, and each
+/// says what it lags and what it missed.
+pub(crate) fn holders(object: &ObjectInfo, role: Role) -> String {
+    let places = || object.endpoints.iter().filter(|endpoint| endpoint.role == role);
+    let many = places().count() > 1;
+    let gone = |endpoint: &&EndpointInfo| match endpoint.state {
+        PeerState::Never => true,
+        PeerState::Closed => many,
+        _ => false,
+    };
+    let mut there: Vec<_> = places().filter(|endpoint| !gone(endpoint)).collect();
+    there.sort_by_key(|endpoint| endpoint.state != PeerState::Alive);
+    let mut text: Vec<_> = there.iter().take(SHOWN).map(|one| holder(one, many)).collect();
+    if there.len() > SHOWN {
+        text.push(format!("{} more", there.len() - SHOWN));
     }
+    text.join(", ")
+}
+
+fn holder(endpoint: &EndpointInfo, one_of_many: bool) -> String {
+    let mut who = format!("{} {}", endpoint.pid, endpoint.label).trim_end().to_owned();
+    if endpoint.state != PeerState::Alive {
+        who = format!("{who} {}", state(endpoint.state));
+    }
+    if let Some(lag) = endpoint.lag.filter(|&lag| one_of_many && lag > 0) {
+        who = format!("{who} lag {lag}");
+    }
+    if one_of_many && endpoint.stats.gaps > 0 {
+        who = format!("{who} gaps {}", endpoint.stats.gaps);
+    }
+    who
+}
+
+/// What an object lags: as a whole, or else the most that one of its endpoints does.
+pub(crate) fn lag(object: &ObjectInfo) -> String {
+    let counts = |state| !matches!(state, PeerState::Never | PeerState::Closed);
+    let each = object.endpoints.iter().filter(|end| counts(end.state));
+    match (object.lag, each.filter_map(|end| end.lag).max()) {
+        (Some(lag), _) => lag.to_string(),
+        (None, Some(lag)) => format!("max {lag}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// Whether a report may leave an endpoint out: nobody ever took it, and it is one of many.
+pub(crate) fn is_spare(object: &ObjectInfo, endpoint: &EndpointInfo) -> bool {
+    let same = object.endpoints.iter().filter(|other| other.role == endpoint.role);
+    endpoint.state == PeerState::Never && same.take(2).count() > 1
+}
+
+/// How many endpoints [`is_spare`] leaves out: `never taken: 2 producers, 249 consumers`.
+pub(crate) fn spares(object: &ObjectInfo) -> Option<String> {
+    let of = |role: Role| {
+        let spare = |end: &&EndpointInfo| end.role == role && is_spare(object, end);
+        match object.endpoints.iter().filter(spare).count() {
+            0 => None,
+            number => Some(count(number, &role.to_string())),
+        }
+    };
+    let text: Vec<_> = [Role::Producer, Role::Consumer].into_iter().filter_map(of).collect();
+    if text.is_empty() { None } else { Some(format!("never taken: {}", text.join(", "))) }
 }
 
 /// Which place of an object an endpoint is: `producer 0`.

@@ -4,8 +4,10 @@
 mod common;
 
 use common::{Folder, complaint, json, text};
+use hugeshm::Segment;
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 #[test]
@@ -85,6 +87,65 @@ fn inspect_tells_what_the_segment_is() {
     let output = folder.run(&["inspect", "nobody"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(complaint(&output).contains("hugeshm list"), "{}", complaint(&output));
+}
+
+/// Makes the first object of a segment one with a place for one producer and many consumers.
+///
+/// Its directory entry and the claim lines are written as `docs/LAYOUT.md` has them, over what was
+/// there; so no process holds any of them.
+fn give_consumers(folder: &Folder, segment: &Segment, consumers: u32, taken: &[(u32, u32, &str)]) {
+    const ENTRY: u64 = 4096 + 4 * 64;
+    const BROADCAST_RING: u32 = 3;
+    let path = folder.dir.path().join(format!("hugeshm.{}", segment.identity()));
+    let file = File::options().read(true).write(true).open(path).expect("our own file");
+    let write = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at).expect("it is long enough");
+    let mut control = [0; 8];
+    file.read_exact_at(&mut control, ENTRY + 24).expect("it is long enough");
+    let control = u64::from_le_bytes(control);
+    write(ENTRY + 8, &BROADCAST_RING.to_le_bytes());
+    write(ENTRY + 32, &(256 * u64::from(1 + consumers)).to_le_bytes());
+    write(ENTRY + 92, &consumers.to_le_bytes());
+    // The words of the ring that it was.
+    write(control + 2 * 256, &[0; 512]);
+    for &(slot, state, label) in taken {
+        let line = control + 256 * u64::from(1 + slot);
+        write(line, &1_u64.to_le_bytes());
+        write(line + 8, &state.to_le_bytes());
+        write(line + 16, &(1000 + slot).to_le_bytes());
+        write(line + 48, label.as_bytes());
+        write(line + 128 + 40, &u64::from(slot).to_le_bytes());
+    }
+}
+
+#[test]
+fn of_many_places_only_those_that_were_taken_are_shown() {
+    let folder = Folder::new();
+    let segment = folder.builder("md").ring::<[u64; 8]>("many", 1024).build().expect("base pages");
+    segment.set_label("feed");
+    let _tx = segment.producer::<[u64; 8]>("many").expect("nobody has it");
+    let taken: Vec<_> = (20..28).map(|slot| (slot, 1, "dead-one")).collect();
+    give_consumers(&folder, &segment, 255, &[&[(9, 2, "left")], &taken[..]].concat());
+    let shown = text(&folder.run(&["inspect", "md"]));
+    let row = |start: &str| shown.lines().find(|line| line.starts_with(start)).expect(start);
+    assert!(row("producer 0").contains("feed"), "{shown}");
+    assert!(row("consumer 9 ").contains("closed") && row("consumer 9 ").contains("left"));
+    assert!(row("consumer 27 ").contains("dead") && row("consumer 27 ").contains("1027"));
+    assert_eq!(row("never taken"), "never taken: 246 consumers");
+    assert_eq!(shown.matches("\nconsumer ").count(), 9, "{shown}");
+    let table = text(&folder.run(&["list"]));
+    let row = table.lines().find(|line| line.starts_with("md/many ")).expect("a row");
+    assert!(row.contains("1020 dead-one dead gaps 20, 1021 "), "{row}");
+    assert!(row.contains("1025 dead-one dead gaps 25, 2 more") && !row.contains("left"), "{row}");
+    let report = folder.json(&["inspect", "md", "--json"]);
+    assert_eq!(report["objects"][0]["endpoints"].as_array().map(Vec::len), Some(256));
+    let round = folder.json(&["top", "--interval", "0.01", "--json"]);
+    let object = &round["segments"][0]["objects"][0];
+    assert_eq!(object["never_taken"], 246);
+    assert_eq!(object["endpoints"].as_array().map(Vec::len), Some(10));
+    assert_eq!(object["endpoints"][2]["stats"]["gaps"], 20);
+    let shown = text(&folder.run(&["top", "--interval", "0.01"]));
+    let row = shown.lines().find(|line| line.contains("consumer 27")).expect("a row");
+    assert!(row.contains("1027") && row.contains("dead-one"), "{row}");
 }
 
 #[test]

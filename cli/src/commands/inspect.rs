@@ -6,7 +6,7 @@ use crate::table::{Column, Table};
 use crate::words::{self, Users};
 use clap::Args;
 use core::fmt;
-use hugeshm::{ObjectInfo, PeerState, SegmentInfo, format_bytes};
+use hugeshm::{ObjectInfo, PeerState, Schema, SegmentInfo, format_bytes};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -120,6 +120,13 @@ fn write_object(f: &mut fmt::Formatter<'_>, object: &ObjectInfo) -> fmt::Result 
         write!(f, ", type {name} {}.{}", identity.major, identity.minor)?;
         write!(f, " of {} bytes", object.type_size)?;
     }
+    if object.schema_bytes > 0 {
+        let format = match object.schema_format {
+            Schema::FIELDS => "fields".to_owned(),
+            number => format!("format {number}"),
+        };
+        write!(f, ", schema of {} bytes ({format})", object.schema_bytes)?;
+    }
     if let Some(lag) = object.lag {
         write!(f, ", lag {lag}")?;
     }
@@ -131,6 +138,7 @@ fn write_object(f: &mut fmt::Formatter<'_>, object: &ObjectInfo) -> fmt::Result 
         Column::Right("EPOCH"),
         Column::Right("MESSAGES"),
         Column::Right("BYTES"),
+        Column::Right("LAG"),
         Column::Right("FULL"),
         Column::Right("EMPTY"),
         Column::Right("DROPS"),
@@ -140,18 +148,20 @@ fn write_object(f: &mut fmt::Formatter<'_>, object: &ObjectInfo) -> fmt::Result 
         Column::Right("HIGH"),
         Column::Left("SINCE"),
     ]);
-    for endpoint in &object.endpoints {
+    let shown = object.endpoints.iter().filter(|end| !words::is_spare(object, end));
+    for endpoint in shown {
         let stats = &endpoint.stats;
         let never = endpoint.state == PeerState::Never;
         let who = |text: String| if never { String::new() } else { text };
         table.row([
-            format!("{} {}", endpoint.role, endpoint.slot),
+            words::end(endpoint),
             words::state(endpoint.state).to_owned(),
             who(endpoint.pid.to_string()),
             endpoint.label.clone(),
             endpoint.epoch.to_string(),
             stats.messages.to_string(),
             stats.bytes.to_string(),
+            endpoint.lag.map(|lag| lag.to_string()).unwrap_or_default(),
             stats.full.to_string(),
             stats.empty.to_string(),
             stats.drops.to_string(),
@@ -164,6 +174,9 @@ fn write_object(f: &mut fmt::Formatter<'_>, object: &ObjectInfo) -> fmt::Result 
     }
     if !table.is_empty() {
         write!(f, "\n{table}")?;
+    }
+    if let Some(spares) = words::spares(object) {
+        write!(f, "\n{spares}")?;
     }
     Ok(())
 }

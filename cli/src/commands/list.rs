@@ -173,12 +173,6 @@ impl Segment {
 }
 
 impl Object {
-    fn holders(&self, role: Role) -> String {
-        let of_role = self.info.endpoints.iter().filter(|endpoint| endpoint.role == role);
-        let held: Vec<_> = of_role.map(words::holder).filter(|text| !text.is_empty()).collect();
-        held.join(", ")
-    }
-
     fn row(&self, segment: &str) -> [String; 9] {
         let rate = |of: fn(&Rates) -> f64| self.rates.as_ref().map(of);
         let messages = |of| rate(of).map(words::rate).unwrap_or_default();
@@ -186,9 +180,9 @@ impl Object {
             format!("{segment}/{}", self.info.name),
             self.info.kind.to_string(),
             self.info.capacity.to_string(),
-            self.holders(Role::Producer),
-            self.holders(Role::Consumer),
-            self.info.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+            words::holders(&self.info, Role::Producer),
+            words::holders(&self.info, Role::Consumer),
+            words::lag(&self.info),
             messages(|rates| rates.sent),
             messages(|rates| rates.received),
             rate(|rates| rates.sent_bytes)
