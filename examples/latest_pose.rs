@@ -16,7 +16,9 @@
 
 use bytemuck::{Pod, Zeroable};
 use clap::{Parser, Subcommand};
-use hugeshm::{Domain, ErrorKind, LatestError, LatestReader, LatestValue, Segment, TypeIdentity};
+use hugeshm::{
+    Domain, ErrorKind, LatestError, LatestReader, LatestValue, Schema, Segment, TypeIdentity,
+};
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -50,6 +52,11 @@ impl Pose {
     /// Under which both sides know it, in whatever language they are written.
     fn identity() -> TypeIdentity {
         TypeIdentity::new("example.pose", 1, 0)
+    }
+
+    /// For tools that do not know it, such as `hugeshm echo NAME pose`.
+    fn schema() -> Schema {
+        Schema::fields("nanos: u64; position: [f64; 3]; heading: [f64; 3]")
     }
 }
 
@@ -124,7 +131,7 @@ fn main() -> ExitCode {
 }
 
 fn write(name: &str, rate: f64, count: Option<u64>) -> Result<(), Failure> {
-    let value = LatestValue::<Pose>::new().identity(Pose::identity());
+    let value = LatestValue::<Pose>::new().identity(Pose::identity()).schema(Pose::schema());
     let segment = Segment::open_or_create(name).latest_of(POSE, value).build()?;
     let mut writer = segment.latest_writer_as::<Pose>(POSE, &Pose::identity())?;
     eprintln!("{:#}", segment.backing());
