@@ -124,6 +124,41 @@ pub(crate) fn of_ring(
     Some(Progress { sent: sent.clamp(received, received + capacity), received })
 }
 
+/// How many messages were ever sent through a typed broadcast ring, whose payload is all blocks;
+/// `None` where the windows hold no such ring. Looks at some of the header words.
+pub(crate) fn sent_to_many(words: &View, payload: &View, stride: u64) -> Option<u64> {
+    let shape = block_shape(usize::try_from(stride).ok()?)?;
+    let (count, blocks) = (shape.count as u64, (payload.len() / shape.bytes) as u64);
+    if words.len() < START + 8 || blocks == 0 {
+        return None;
+    }
+    let start = words.load64(START, Acquire);
+    let first = start / count;
+    first.checked_add(blocks)?.checked_mul(count)?;
+    let mut sent = first * count;
+    for block in first..first + blocks {
+        let word = payload.load64((block % blocks) as usize * shape.bytes, Acquire);
+        let filled = count_in(word, block / blocks).unwrap_or(0).min(count);
+        sent += filled;
+        if filled < count {
+            break;
+        }
+    }
+    Some(sent.max(start))
+}
+
+/// Up to which message a consumer of a broadcast ring has come, and how many of those before it
+/// were received in its place; of records, if they have numbers.
+pub(crate) fn of_consumer(words: &View, slot: u32, numbered: bool) -> Option<(u64, u64)> {
+    let at = CONSUMERS + slot as usize * CONSUMER_LEN;
+    if words.len() < at + CONSUMER_LEN {
+        return None;
+    }
+    let come = words.load64(at + if numbered { NUMBER } else { POSITION }, Acquire);
+    let skipped = words.load64(at + SKIPPED, Relaxed);
+    Some((come, come.wrapping_sub(skipped)))
+}
+
 /// The writes of a latest value; `None` where the window holds none. Its readers leave no trace.
 pub(crate) fn of_versions(payload: &View) -> Option<Progress> {
     let sound = payload.len() >= NEWEST + 8;

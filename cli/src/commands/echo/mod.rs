@@ -30,7 +30,8 @@ const SLICE: Duration = Duration::from_millis(100);
 /// How often it is looked for what is not there yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Show what passes through an object: each new version of a latest value.
+/// Show what passes through an object: the messages of a broadcast ring, or each new version of a
+/// latest value.
 ///
 /// It is read by one more reader, who claims nothing and holds nobody up. Messages are shown by
 /// the object's schema if it has one that describes fields, else as bytes. Ends when the writer
@@ -57,7 +58,8 @@ pub(crate) struct Arguments {
     /// End when nothing came for so long.
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
-    /// Where to begin: oldest, newest, or a position (of a latest value: a version).
+    /// Where to begin: oldest, newest (of a broadcast ring: with what is sent from now on), or a
+    /// position (of a latest value: a version).
     #[arg(long, default_value = "newest", value_name = "WHERE", value_parser = source::parse_start)]
     from: Start,
     /// Wait for the segment and the object to appear, and for successors of a writer or a segment

@@ -1,7 +1,10 @@
 //! Where messages come from: one source for each kind of object that has any number of readers.
 
 use crate::output::Failure;
-use hugeshm::{Error, LatestError, ObjectInfo, ObjectKind, RawLatestReader, Segment};
+use hugeshm::{
+    BroadcastRecordObserver, Error, Join, LatestError, ObjectInfo, ObjectKind,
+    RawBroadcastObserver, RawLatestReader, RecvError, Segment,
+};
 use std::time::Instant;
 
 /// Where to begin.
@@ -75,7 +78,15 @@ pub(super) fn open(
         ObjectKind::LatestValue => {
             Ok(Box::new(Latest::new(segment.raw_latest_reader(name)?, start)?))
         }
-        ObjectKind::BroadcastRing | ObjectKind::BroadcastRecords => refused("not supported yet"),
+        ObjectKind::BroadcastRing => {
+            let observer = segment.raw_broadcast_observer(name, join(start))?;
+            let bytes = room_for(observer.size())?;
+            Ok(Box::new(Broadcast { observer, bytes, gap: 0 }))
+        }
+        ObjectKind::BroadcastRecords => {
+            let observer = segment.broadcast_record_observer(name, join(start))?;
+            Ok(Box::new(Broadcast { observer, bytes: Vec::new(), gap: 0 }))
+        }
         ObjectKind::Ring | ObjectKind::Records | ObjectKind::Lanes | ObjectKind::SharedRing => {
             refused(
                 "its messages belong to its consumers, and one that is read here would be \
@@ -91,6 +102,91 @@ pub(super) fn open(
     }
 }
 
+fn join(start: Start) -> Join {
+    match start {
+        Start::Oldest => Join::Oldest,
+        Start::Newest => Join::Newest,
+        Start::Position(position) => Join::At(position),
+    }
+}
+
+/// Room for a value of `size` bytes, as a segment says, which may lie.
+fn room_for(size: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|_| {
+        Failure::Undone(format!("echo: there is no memory for a value of {size} bytes"))
+    })?;
+    bytes.resize(size, 0);
+    Ok(bytes)
+}
+
+/// The messages of a broadcast ring, of either kind.
+struct Broadcast<O> {
+    observer: O,
+    bytes: Vec<u8>,
+    /// How many were overwritten since the last that was shown.
+    gap: u64,
+}
+
+/// What the observers of both kinds of broadcast rings have in common.
+trait Observer {
+    fn position(&self) -> u64;
+    fn recv(&mut self, bytes: &mut Vec<u8>, deadline: Instant) -> Result<(), RecvError>;
+    fn outlive_peer(&mut self);
+}
+
+impl Observer for RawBroadcastObserver {
+    fn position(&self) -> u64 {
+        self.position()
+    }
+
+    fn recv(&mut self, bytes: &mut Vec<u8>, deadline: Instant) -> Result<(), RecvError> {
+        self.recv_deadline(bytes, deadline)
+    }
+
+    fn outlive_peer(&mut self) {
+        self.outlive_peer(true);
+    }
+}
+
+impl Observer for BroadcastRecordObserver {
+    fn position(&self) -> u64 {
+        self.position()
+    }
+
+    fn recv(&mut self, bytes: &mut Vec<u8>, deadline: Instant) -> Result<(), RecvError> {
+        let record = self.read_deadline(deadline)?;
+        record.copy_into(bytes);
+        record.release()
+    }
+
+    fn outlive_peer(&mut self) {
+        self.outlive_peer(true);
+    }
+}
+
+impl<O: Observer> Source for Broadcast<O> {
+    fn next(&mut self, deadline: Instant) -> Result<Passed<'_>, End> {
+        let position = loop {
+            let position = self.observer.position();
+            match self.observer.recv(&mut self.bytes, deadline) {
+                Ok(()) => break position,
+                Err(RecvError::Gap { missed }) => self.gap += missed,
+                Err(RecvError::TimedOut) => return Err(End::TimedOut),
+                Err(RecvError::Closed) => return Err(End::Closed),
+                Err(RecvError::PeerDied) => return Err(End::PeerDied),
+                Err(RecvError::Superseded) => return Err(End::Superseded),
+                Err(error) => return Err(End::Failed(error.into())),
+            }
+        };
+        Ok(Passed { position, gap: core::mem::take(&mut self.gap), bytes: &self.bytes })
+    }
+
+    fn outlive_peer(&mut self) {
+        self.observer.outlive_peer();
+    }
+}
+
 /// The versions of a latest value. Those that were replaced before they were seen are no loss:
 /// that is what such a value is for, and the numbers tell.
 struct Latest {
@@ -102,12 +198,7 @@ struct Latest {
 
 impl Latest {
     fn new(reader: RawLatestReader, start: Start) -> Result<Self, Failure> {
-        let size = reader.size();
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(size).map_err(|_| {
-            Failure::Undone(format!("echo: there is no memory for a value of {size} bytes"))
-        })?;
-        bytes.resize(size, 0);
+        let bytes = room_for(reader.size())?;
         let since = match start {
             Start::Oldest | Start::Newest => 0,
             Start::Position(version) => version.saturating_sub(1),
