@@ -10,6 +10,7 @@
 //! future that is dropped before (`select!`, a timeout) has taken and sent
 //! nothing. To let other tasks run, a call yields *before* it tries.
 
+use super::broadcast::{BroadcastConsumer, BroadcastRecordConsumer};
 use super::error::{RecvError, SendError};
 use super::record::{Record, RecordConsumer, RecordProducer, Reservation};
 use super::slots::{RawConsumer, RawProducer};
@@ -51,6 +52,10 @@ pub type AsyncProducer<T> = Async<Producer<T>>;
 pub type AsyncRawConsumer = Async<RawConsumer>;
 /// The same by bytes.
 pub type AsyncRawProducer = Async<RawProducer>;
+/// The awaited end of a broadcast ring that receives.
+pub type AsyncBroadcastConsumer<T> = Async<BroadcastConsumer<T>>;
+/// The awaited end of a broadcast ring of records that receives.
+pub type AsyncBroadcastRecordConsumer = Async<BroadcastRecordConsumer>;
 /// The awaited end of a record ring that receives.
 pub type AsyncRecordConsumer = Async<RecordConsumer>;
 /// The awaited end of a record ring that sends.
@@ -152,6 +157,42 @@ impl<T: CheckedBitPattern> Async<Consumer<T>> {
         max: usize,
     ) -> Result<usize, RecvError> {
         self.recv_by(|end| end.recv_batch(messages, max)).await
+    }
+}
+
+impl<T: CheckedBitPattern> Async<BroadcastConsumer<T>> {
+    /// Receives a message; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`BroadcastConsumer::recv`](crate::BroadcastReceiver::recv).
+    pub async fn recv(&mut self) -> Result<T, RecvError> {
+        self.recv_by(BroadcastConsumer::try_recv).await
+    }
+
+    /// Receives at least one and up to `max` messages, behind those already in `messages`; how
+    /// many. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`BroadcastConsumer::recv`](crate::BroadcastReceiver::recv).
+    pub async fn recv_batch(
+        &mut self,
+        messages: &mut Vec<T>,
+        max: usize,
+    ) -> Result<usize, RecvError> {
+        self.recv_by(|end| end.recv_batch(messages, max)).await
+    }
+}
+
+impl Async<BroadcastRecordConsumer> {
+    /// Receives the next record into `bytes`, whose contents it replaces; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`BroadcastRecordConsumer::recv`](crate::BroadcastRecordReceiver::recv).
+    pub async fn recv(&mut self, bytes: &mut Vec<u8>) -> Result<(), RecvError> {
+        self.recv_by(|end| end.try_recv(bytes)).await
     }
 }
 

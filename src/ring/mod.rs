@@ -59,8 +59,8 @@ mod typed_tests;
 
 #[cfg(feature = "tokio")]
 pub use awaited::{
-    Async, AsyncConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
-    AsyncRecordProducer,
+    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncProducer,
+    AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer, AsyncRecordProducer,
 };
 pub use broadcast::{
     BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,

@@ -194,3 +194,68 @@ impl Keeping {
         position <= begin && begin - position <= self.need_max + self.section
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_page_has_the_words_of_a_broadcast_ring() {
+        let page = include_str!("../../../docs/LAYOUT.md");
+        let section = page.split("## A broadcast ring's own words").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        for line in [
+            format!("\n{CONSUMERS} bytes behind the endpoint table, then {CONSUMER_LEN} for each"),
+            format!("ring of records {} bytes of\nmarks", MARKS as usize * MARK_LEN),
+            format!("\n| {SWEPT} | 8 | producer | swept:"),
+            format!("\n| {PROMISED} | 8 | producer | promised:"),
+            format!("\n| {START} | 8 | producer | start (typed):"),
+            format!("\n| {PRODUCER_SLEEP} | 4 | both | the producer sleeps"),
+            format!("\n| {PRODUCER_UNFENCED} | 8 | producer | 1 if it leaves"),
+            format!("\n| {SLEEPERS} | 4 | both | 1 if some consumer sleeps |"),
+            format!("from {CONSUMERS} + i * {CONSUMER_LEN} on"),
+            format!("\n| {POSITION} | 8 | consumer | position:"),
+            format!("\n| {NUMBER} | 8 | consumer | number (records):"),
+            format!("\n| {SLEEP} | 4 | both | the consumer sleeps"),
+            format!("\n| {UNFENCED} | 8 | consumer | 1 if it leaves"),
+            format!("\n| {REQUIRED} | 8 | consumer | 1 if the producer"),
+            format!("\n| {SKIPPED} | 8 | consumer | how many messages"),
+            format!("\n| {TENURE} | 8 | consumer | tenure:"),
+            format!("has {SECTIONS} sections"),
+            format!("number s mod {MARKS} behind"),
+        ] {
+            assert!(section.contains(&line), "no {line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_swept_fits_into_the_ring() {
+        for size in [0, 8, 24, 56, 64, 100, 512, 1000] {
+            for capacity in (1..100).chain([1000, 4096, 65_536]) {
+                let (keeping, geometry) = Keeping::of_slots(size, capacity, 1, false).unwrap();
+                assert_eq!(keeping.total, geometry.blocks() * geometry.per_block());
+                assert!(keeping.section.is_multiple_of(keeping.granule));
+                // A batch of all messages ends inside of what a sweep from anywhere can give.
+                for position in 0..3 * keeping.section {
+                    let target = (position + capacity).next_multiple_of(keeping.section);
+                    let block = position / keeping.granule * keeping.granule;
+                    assert!(target - block <= keeping.total);
+                    let one = (position + 1).next_multiple_of(keeping.section);
+                    assert!(keeping.total - (one - position) >= capacity - 1);
+                }
+            }
+        }
+        for bytes in (256..20_000).step_by(256) {
+            for (align, header) in [(8, 0), (64, 0), (64, 64), (256, 8)] {
+                let capacity = Keeping::records_capacity(bytes, align).unwrap();
+                let found = Keeping::of_records(capacity, align, header, 1, false);
+                let Some((keeping, geometry)) = found else { continue };
+                assert_eq!(keeping.section * SECTIONS, keeping.total);
+                for offset in (0..capacity).step_by(8) {
+                    let span = geometry.place(offset, geometry.len_max()).span;
+                    assert!(span + 8 <= keeping.need_max, "{bytes} {align} {header}");
+                }
+            }
+        }
+    }
+}

@@ -664,7 +664,7 @@ impl<W: Attend> BroadcastRecord<'_, W> {
 
     /// Its position: how many records were ever sent before it.
     pub fn position(&self) -> u64 {
-        self.receiver.follower.at.number
+        self.receiver.position()
     }
 
     /// Copies the front of the user header into `bytes`; how many bytes that were.
