@@ -5,7 +5,9 @@ mod common;
 
 use bytemuck::{Pod, Zeroable};
 use common::{Folder, Running, Stop, complaint, text};
-use hugeshm::{Domain, LatestValue, LatestWriter, Schema, Segment, TypedRing};
+use hugeshm::{
+    BroadcastRing, Domain, Join, LatestValue, LatestWriter, Role, Schema, Segment, TypedRing,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -275,6 +277,75 @@ fn what_belongs_to_one_consumer_is_refused_with_the_reason() {
     let output = folder.run(&["echo", "md", "none"]);
     let said = complaint(&output);
     assert!(output.status.code() == Some(1) && said.contains("\"records\""), "{said}");
+}
+
+#[test]
+fn a_broadcast_ring_is_shown_from_where_one_likes_and_gaps_are_told() {
+    let folder = Folder::new();
+    let ticks = BroadcastRing::<u64>::new(10).schema(Schema::fields("seq: u64"));
+    let segment = folder
+        .builder("md")
+        .broadcast_of("ticks", ticks)
+        .broadcast_records("news", 2048)
+        .build()
+        .expect("base pages are there");
+    let mut ticks = segment.broadcast_producer::<u64>("ticks").expect("nobody has it");
+    let mut news = segment.broadcast_record_producer("news").expect("nobody has it");
+    let mut own = segment.broadcast_consumer::<u64>("ticks", Join::Newest).expect("a place");
+    for number in 0..100 {
+        ticks.push(number).expect("there is always room");
+        news.push(format!("item {number}").as_bytes()).expect("there is always room");
+    }
+    let echo = |arguments: &[&str]| folder.run(&[&["echo", "md"], arguments].concat());
+    let output = echo(&["ticks", "--from", "97", "--timeout", "0"]);
+    assert_eq!(text(&output), "97: seq=97\n98: seq=98\n99: seq=99\n", "{}", complaint(&output));
+    let output = echo(&["ticks", "--from", "oldest", "--timeout", "0", "--json"]);
+    let first: Value = serde_json::from_str(text(&output).lines().next().expect("a line")).unwrap();
+    let oldest = first["position"].as_u64().expect("a number");
+    assert!((80..=90).contains(&oldest), "{oldest}");
+    assert_eq!(text(&output).lines().count() as u64, 100 - oldest);
+    // What is gone is told, and the sum at the end.
+    let output = echo(&["ticks", "--from", "5", "--timeout", "0", "--count", "1"]);
+    let (shown, said) = (text(&output), complaint(&output));
+    assert_eq!(shown, format!("{oldest}: seq={oldest}\n"));
+    let missed = oldest - 5;
+    assert!(said.contains(&format!("{missed} messages before position {oldest}")), "{said}");
+    assert!(said.contains(&format!("{missed} messages were missed in all")), "{said}");
+    let output = echo(&["ticks", "--from", "101", "--timeout", "0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint(&output).contains("100 were sent"), "{}", complaint(&output));
+    let output = echo(&["news", "--from", "98", "--timeout", "0", "--raw"]);
+    assert_eq!(text(&output), "item 98item 99", "{}", complaint(&output));
+    // It is woken by nobody, and yet shows what comes; nobody notices that it is there.
+    let mut live = folder.start(&["echo", "md", "news", "--raw", "--count", "1"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                news.push(b"new\n").expect("there is always room");
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        assert_eq!(live.line().as_deref(), Some("new\n"));
+    });
+    assert_eq!(live.end().2.code(), Some(0));
+    let consumers = |name: &str| {
+        let info = folder.domain.inspect("md").expect("it is there");
+        let object = info.objects.into_iter().find(|object| object.name == name).expect("it is");
+        let there = |end: &&hugeshm::EndpointInfo| end.role == Role::Consumer && end.epoch > 0;
+        let ends = object.endpoints.iter().filter(there).cloned().collect::<Vec<_>>();
+        (object.lag, ends)
+    };
+    assert!(consumers("news").1.is_empty());
+    let (lag, ends) = consumers("ticks");
+    assert_eq!((lag, ends.len(), ends[0].lag), (Some(100), 1, Some(100)));
+    while own.try_recv().is_err() {}
+    let (lag, ends) = consumers("ticks");
+    assert_eq!(lag, Some(99 - oldest));
+    assert_eq!((ends[0].stats.messages, ends[0].stats.gaps), (1, oldest));
+    let shown = text(&folder.run(&["inspect", "md"]));
+    assert!(shown.contains("never taken: 15 consumers"), "{shown}");
 }
 
 /// Where a writer that is to be killed finds its segment.
