@@ -594,6 +594,37 @@ fn who_is_overtaken_while_it_copies_is_told_so_and_gets_no_mixture() {
 }
 
 #[test]
+fn who_is_overtaken_by_a_batch_that_is_being_written_is_told_so() {
+    for (size, capacity) in [(8, 20), (64, 9), (100, 5)] {
+        let ring = slots(size, capacity, 1, false);
+        let tx = RefCell::new(ring.producer());
+        for round in 0..30 {
+            let from = tx.borrow().position();
+            let bytes: Vec<u8> =
+                (from..from + capacity).flat_map(|number| message(number, size)).collect();
+            // Receivers that come from far behind, one behind each store of the batch.
+            let inner = ring.clone();
+            let watcher = move || {
+                for join in [from.saturating_sub(round), from.saturating_sub(3 * capacity)] {
+                    let mut rx = inner.observer(Join::At(join));
+                    let mut seen = Seen::default();
+                    for _ in 0..4 {
+                        one(&mut rx, &mut seen);
+                    }
+                    assert!(rx.position() <= from + capacity);
+                }
+            };
+            let sent = steps::watch(watcher, || {
+                let mut tx = tx.borrow_mut();
+                tx.room_for(capacity as usize).unwrap();
+                tx.push_batch(&bytes).unwrap()
+            });
+            assert_eq!(sent as u64, capacity);
+        }
+    }
+}
+
+#[test]
 fn a_producer_killed_anywhere_leaves_whole_messages_and_a_successor_goes_on() {
     for size in [8, 64, 100] {
         for capacity in [1, 3, 16] {

@@ -96,15 +96,17 @@ impl Follower {
     /// C5: goes on with what is kept, and says how many messages are lost by that.
     fn resume(&mut self) -> Result<u64, Astray> {
         let swept = self.swept.load(Acquire); // edge `mark`
-        let mut to = self.keeping.oldest(swept);
-        // Overtaken again at once, it keeps its distance.
-        if self.position.wrapping_sub(self.resumed_at) < self.keeping.total / 8
-            && self.resumed_at > 0
-        {
-            let per_block = self.geometry.per_block();
-            to += self.keeping.total / 8 / per_block * per_block;
+        let oldest = self.keeping.oldest(swept);
+        let granule = self.keeping.granule;
+        if swept > MESSAGES_MAX || oldest < self.position || !oldest.is_multiple_of(granule) {
+            return Err(Corruption::Kept.into());
         }
-        if swept > MESSAGES_MAX || to < self.position || !self.is_filled(to)? {
+        // Overtaken again at once, it keeps its distance.
+        let soon = self.position.wrapping_sub(self.resumed_at) < self.keeping.total / 8;
+        let apart = oldest + self.keeping.total / 8 / granule * granule;
+        let to = if soon && self.resumed_at > 0 && self.is_begun(apart) { apart } else { oldest };
+        // While a long batch is being written nothing may be left but its beginning.
+        if !self.is_begun(to) && to > self.newest()? {
             return Err(Corruption::Kept.into());
         }
         let missed = to - self.position;
@@ -113,14 +115,10 @@ impl Follower {
         Ok(missed)
     }
 
-    /// Whether there was a message at `position`, which begins a block, or there is a later one.
-    fn is_filled(&self, position: u64) -> Result<bool, Astray> {
-        let per_block = self.geometry.per_block();
-        if !position.is_multiple_of(per_block) {
-            return Err(Corruption::Kept.into());
-        }
-        let (word, lap) = self.blocks.load_at(position / per_block, Acquire);
-        Ok(word >= header_word(lap, 0))
+    /// Whether the block that begins at `position` holds a message of its lap, or of a later one.
+    fn is_begun(&self, position: u64) -> bool {
+        let (word, lap) = self.blocks.load_at(position / self.keeping.granule, Acquire);
+        word > header_word(lap, 0)
     }
 
     /// The committed end.
