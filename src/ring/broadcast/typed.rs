@@ -105,8 +105,7 @@ impl Follower {
         let soon = self.position.wrapping_sub(self.resumed_at) < self.keeping.total / 8;
         let apart = oldest + self.keeping.total / 8 / granule * granule;
         let to = if soon && self.resumed_at > 0 && self.is_begun(apart) { apart } else { oldest };
-        // While a long batch is being written nothing may be left but its beginning.
-        if !self.is_begun(to) && to > self.newest()? {
+        if !self.is_begun(to) {
             return Err(Corruption::Kept.into());
         }
         let missed = to - self.position;
