@@ -28,7 +28,7 @@ use std::time::Instant;
 /// There is one at a time. Dropping it leaves the ring to a successor, who goes on behind the
 /// last message.
 pub struct Producer<T> {
-    raw: RawProducer,
+    pub(super) raw: RawProducer,
     message: PhantomData<fn(T)>,
 }
 
@@ -38,7 +38,13 @@ impl<T: NoUninit> Producer<T> {
         if geometry.size() != size_of::<T>() {
             return Err(AttachError::Geometry);
         }
-        Ok(Self { raw: RawProducer::attach(parts, geometry)?, message: PhantomData })
+        Self::of(RawProducer::attach(parts, geometry)?)
+    }
+
+    /// The end with a type, of one whose messages have its size.
+    pub(super) fn of(raw: RawProducer) -> Result<Self, AttachError> {
+        let sound = raw.size() == size_of::<T>();
+        sound.then_some(Self { raw, message: PhantomData }).ok_or(AttachError::Geometry)
     }
 
     /// The end of a ring whose messages have the size of `T`.
@@ -208,7 +214,7 @@ pub struct Consumer<T> {
 }
 
 #[inline]
-fn value<T: CheckedBitPattern>(slot: &Message<'_>) -> Option<T> {
+pub(super) fn value<T: CheckedBitPattern>(slot: &Message<'_>) -> Option<T> {
     slot.read_checked()
 }
 

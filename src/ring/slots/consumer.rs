@@ -2,30 +2,27 @@
 //!
 //! The steps C1 to C4 are told in the parent module.
 
-use super::{check_released, windows};
+use super::check_released;
+use super::reader::Reader;
 use crate::ring::endpoint::{Parts, Side, endpoint_calls};
 use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
 use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
-use crate::ring::position::{SlotGeometry, check_unfilled, count_in};
+use crate::ring::position::SlotGeometry;
 use crate::stats::Stats;
-use crate::view::{BlockCursor, Message, Word64};
+use crate::view::Message;
 use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::Acquire;
 use core::time::Duration;
 use std::time::Instant;
 
 /// The receiving end of a typed ring, by bytes.
 pub struct RawConsumer {
     geometry: SlotGeometry,
-    position: u64,
-    /// The number of its message in the block at the cursor.
-    index: u64,
-    blocks: BlockCursor,
+    reader: Reader,
     /// The position at which a wait last found nothing.
     caught_up_at: u64,
     corruption: Option<Corruption>,
-    released: Word64,
     pub(in crate::ring) port: Port,
 }
 
@@ -36,11 +33,8 @@ impl RawConsumer {
         let position = parts.control.load64(RELEASED, Acquire);
         let position = check_released(position)?;
         let (control, payload, port) = parts.into_port(Side::Consumer)?;
-        let (released, mut blocks) = windows(&control, &payload, &geometry)?;
-        blocks.seek(position / geometry.per_block());
-        let index = position % geometry.per_block();
-        let (caught_up_at, corruption) = (position, None);
-        Ok(Self { geometry, position, index, blocks, caught_up_at, corruption, released, port })
+        let reader = Reader::new(&control, &payload, &geometry, position)?;
+        Ok(Self { geometry, reader, caught_up_at: position, corruption: None, port })
     }
 
     /// Receives a message into `bytes`, of exactly [`RawConsumer::size`] bytes, if there is one.
@@ -152,8 +146,9 @@ impl RawConsumer {
         deadline: Option<Instant>,
     ) -> Result<(), RecvError> {
         self.port.stats.empty();
-        let passed = self.position - self.caught_up_at;
-        self.caught_up_at = self.position;
+        let position = self.reader.position();
+        let passed = position - self.caught_up_at;
+        self.caught_up_at = position;
         if self.port.look_away(passed, self.geometry.size() as u64) && is_there(self.poll())? {
             return Ok(());
         }
@@ -167,56 +162,39 @@ impl RawConsumer {
         read: &mut impl FnMut(&Message<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         self.poll()?;
-        let position = self.position;
-        let value = read(&self.message());
-        self.pass();
+        let position = self.reader.position();
+        let value = read(&self.reader.message());
+        self.reader.pass();
         self.release(position + 1);
         value.ok_or(RecvError::InvalidValue { position })
     }
 
-    /// C1: whether there is a message at `position`.
+    /// C1: whether there is a message at the position.
     #[inline(always)]
     fn poll(&mut self) -> Result<(), RecvError> {
         if !self.port.usable() {
             return Err(self.refusal());
         }
-        let word = self.blocks.block().load(Acquire); // edge `commit`
-        match count_in(word, self.blocks.lap()) {
-            Some(count) if count > self.index => Ok(()),
-            _ => self.not_filled(word),
+        match self.reader.poll() {
+            Ok(()) => Ok(()),
+            Err(word) => self.not_filled(word),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn not_filled(&mut self, word: u64) -> Result<(), RecvError> {
-        match check_unfilled(word, self.blocks.lap(), self.index, self.geometry.per_block()) {
-            Ok(()) => Err(RecvError::Empty),
-            Err(corruption) => Err(self.corrupt(corruption)),
-        }
-    }
-
-    /// The message at `position`.
-    #[inline(always)]
-    fn message(&self) -> Message<'_> {
-        self.blocks.block().message(self.index as usize)
-    }
-
-    /// Goes past the message at `position`, which is told to [`release`](Self::release) then.
-    #[inline(always)]
-    fn pass(&mut self) {
-        self.index += 1;
-        if self.index == self.geometry.per_block() {
-            self.index = 0;
-            self.blocks.advance();
+        match self.reader.judge(word) {
+            RecvError::Corrupt(corruption) => Err(self.corrupt(corruption)),
+            error => Err(error),
         }
     }
 
     /// C3 and C4: everything before `position` is delivered.
     #[inline(always)]
     fn release(&mut self, position: u64) {
-        let before = core::mem::replace(&mut self.position, position);
-        self.released.store(position, Release); // edge `release`
+        let before = self.reader.position();
+        self.reader.release(position);
         self.port.announce();
         self.port.stats.went_on(before, position);
     }
@@ -239,55 +217,20 @@ impl RawConsumer {
     pub(in crate::ring) fn take_batch<R>(
         &mut self,
         max: usize,
-        mut read: impl FnMut(&Message<'_>) -> Option<R>,
-        mut take: impl FnMut(usize, R),
+        read: impl FnMut(&Message<'_>) -> Option<R>,
+        take: impl FnMut(usize, R),
     ) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
-        let (position, per_block) = (self.position, self.geometry.per_block());
         self.poll()?;
-        // On copies, so that a panic of `read` or `take` leaves everything as it was.
-        let (mut walk, mut index, mut count) = (self.blocks.walk(), self.index, 0);
-        let end = loop {
-            // A header word that is a lie is told when the next call begins.
-            let word = walk.block().load(Acquire); // edge `commit`
-            let filled = count_in(word, walk.lap()).unwrap_or(0).min(per_block);
-            let end = loop {
-                if index >= filled {
-                    break (index < per_block).then_some(Ok(()));
-                }
-                let value = read(&walk.block().message(index as usize));
-                match value {
-                    Some(value) => take(count, value),
-                    None if count > 0 => break Some(Ok(())),
-                    None => {
-                        index += 1;
-                        break Some(Err(RecvError::InvalidValue { position }));
-                    }
-                }
-                index += 1;
-                count += 1;
-                if count == max {
-                    break Some(Ok(()));
-                }
-            };
-            if index == per_block {
-                walk.step();
-                index = 0;
-            }
-            if let Some(end) = end {
-                break end;
-            }
-        };
-        if count == 0 && end.is_ok() {
-            return Err(RecvError::Empty); // the peer took back what `poll` saw
+        let before = self.reader.position();
+        let done = self.reader.take_batch(max, read, take);
+        if done != Err(RecvError::Empty) {
+            self.port.announce();
+            self.port.stats.went_on(before, self.reader.position());
         }
-        let place = walk.place();
-        self.blocks.go(place);
-        self.index = index;
-        self.release(position + if end.is_ok() { count as u64 } else { 1 });
-        end.map(|()| count)
+        done
     }
 
     /// Copies the next message without receiving it; it is seen again until it is received.
@@ -297,15 +240,16 @@ impl RawConsumer {
         read: impl FnOnce(&Message<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         self.poll()?;
-        read(&self.message()).ok_or(RecvError::InvalidValue { position: self.position })
+        let position = self.reader.position();
+        read(&self.reader.message()).ok_or(RecvError::InvalidValue { position })
     }
 
     /// C3 and C4 for the message that [`look`](Self::look) has just found, without another look:
     /// its line may be on its way to the producer, who writes the next message into it.
     #[inline]
     pub(in crate::ring) fn release_found(&mut self) {
-        self.pass();
-        self.release(self.position + 1);
+        self.reader.pass();
+        self.release(self.reader.position() + 1);
     }
 
     /// Receives the next message without looking at it.
@@ -329,24 +273,12 @@ impl RawConsumer {
 
     /// The position of the next message: how many were ever received through this ring.
     pub fn position(&self) -> u64 {
-        self.position
+        self.reader.position()
     }
 
     /// How many messages wait. Looks at one header word for each block of them.
     pub fn lag(&self) -> u64 {
-        let per_block = self.geometry.per_block();
-        let mut walk = self.blocks.walk();
-        let mut end = self.position - self.index;
-        for _ in 0..self.geometry.blocks() {
-            let word = walk.block().load(Acquire);
-            let count = count_in(word, walk.lap()).unwrap_or(0).min(per_block);
-            end += count;
-            if count < per_block {
-                break;
-            }
-            walk.step();
-        }
-        end.saturating_sub(self.position).min(self.geometry.capacity())
+        self.reader.lag(&self.geometry)
     }
 
     /// What this endpoint counted.
@@ -372,7 +304,7 @@ impl Waitable for RawConsumer {}
 
 impl fmt::Debug for RawConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (position, geometry) = (self.position, &self.geometry);
+        let (position, geometry) = (self.position(), &self.geometry);
         f.debug_struct("RawConsumer").field("position", &position).field("at", geometry).finish()
     }
 }

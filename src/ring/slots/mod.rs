@@ -72,6 +72,7 @@
 
 mod consumer;
 mod producer;
+mod reader;
 
 use super::error::{AttachError, Corruption};
 use super::layout::{MESSAGES_MAX, RELEASED};
@@ -80,6 +81,7 @@ use crate::view::{BlockCursor, View, Word64};
 
 pub use consumer::RawConsumer;
 pub use producer::RawProducer;
+pub(super) use reader::Reader;
 
 /// The consumer's released position and the blocks, found once.
 fn windows(
@@ -93,7 +95,7 @@ fn windows(
 }
 
 /// The released position read at attach.
-fn check_released(released: u64) -> Result<u64, Corruption> {
+pub(super) fn check_released(released: u64) -> Result<u64, Corruption> {
     let released = check_released_at_attach(released, 1)?;
     if released <= MESSAGES_MAX { Ok(released) } else { Err(Corruption::Released) }
 }

@@ -9,7 +9,7 @@ use crate::ring::layout::{CONTROL_ALIGN, RELEASED};
 use crate::ring::position::{SlotGeometry, count_in, header_word};
 use crate::ring::space::{Released, Space, Wish};
 use crate::stats::Stats;
-use crate::view::BlockCursor;
+use crate::view::{BlockCursor, View};
 use crate::wait::{Port, STREAM, Waitable, Waits, deadline_after, doorbell_calls, wait_until};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -127,10 +127,23 @@ impl RawProducer {
     /// Attaches behind the last committed message.
     pub(crate) fn attach(parts: Parts, geometry: SlotGeometry) -> Result<Self, AttachError> {
         parts.check(geometry.bytes() as u64, CONTROL_ALIGN)?;
-        let released = parts.control.load64(RELEASED, Acquire); // edge `release`
+        let (control, payload) = (parts.control.clone(), parts.payload.clone());
+        let port = || parts.into_port(Side::Producer).map(|(_, _, port)| port);
+        Self::attach_to(&control, &payload, geometry, port)
+    }
+
+    /// The same, for windows that were checked and whoever has its wait words elsewhere. `port` is
+    /// asked for once the released position was found to be possible.
+    pub(in crate::ring) fn attach_to(
+        control: &View,
+        payload: &View,
+        geometry: SlotGeometry,
+        port: impl FnOnce() -> Result<Port, AttachError>,
+    ) -> Result<Self, AttachError> {
+        let released = control.load64(RELEASED, Acquire); // edge `release`
         let released = check_released(released)?;
-        let (control, payload, port) = parts.into_port(Side::Producer)?;
-        let (word, blocks) = windows(&control, &payload, &geometry)?;
+        let port = port()?;
+        let (word, blocks) = windows(control, payload, &geometry)?;
         let limit = released + geometry.capacity();
         let space = Released { word, capacity: geometry.capacity(), granule: 1, spare: 0 };
         Ok(Self::go_on(geometry, blocks, released, limit, Space::Released(space), port))
