@@ -38,9 +38,10 @@ pub use ring::{
     Batch, BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,
     BroadcastRecordConsumer, BroadcastRecordObserver, BroadcastRecordReceiver, BroadcastRecords,
     BroadcastRing, Consumer, Corruption, Duplex, DuplexCaller, DuplexCanceller, DuplexRequest,
-    DuplexServer, Join, Laggard, Producer, RawBroadcastConsumer, RawBroadcastObserver,
-    RawBroadcastReceiver, RawConsumer, RawProducer, Record, RecordConsumer, RecordProducer,
-    RecordRing, RecvError, Reservation, SendError, TypedRing,
+    DuplexServer, FromLane, Join, Laggard, LaneProducer, Lanes, LanesConsumer, Producer,
+    RawBroadcastConsumer, RawBroadcastObserver, RawBroadcastReceiver, RawConsumer, RawProducer,
+    Record, RecordConsumer, RecordProducer, RecordRing, RecvError, Reservation, SendError,
+    TypedRing,
 };
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;

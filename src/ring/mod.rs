@@ -1,6 +1,7 @@
 //! Rings: messages in order, from one process to another or to many.
 //!
-//! Two kinds with one producer and one consumer, to which each message is delivered once. A typed ring ([`Producer`], [`Consumer`]) carries messages of one
+//! Two kinds with one producer and one consumer, to which each message is delivered
+//! once. A typed ring ([`Producer`], [`Consumer`]) carries messages of one
 //! Rust type in slots; [`RawProducer`] and [`RawConsumer`] are its ends by bytes.
 //! A record ring ([`RecordProducer`], [`RecordConsumer`]) carries messages of any
 //! length. Either end may be held by any process, one at a time, and may die at
@@ -19,6 +20,7 @@
 //! | `space` | where a producer learns how far it may write |
 //! | `broadcast` | rings of both kinds whose messages many receive, each of them all |
 //! | `duplex` | two typed rings as one channel of requests and answers |
+//! | `lanes` | a typed ring for each of many producers, one consumer of all |
 //! | `error` | what a call answers |
 //!
 //! Cores reach shared words only by offset through a window (`view`) and wait
@@ -42,6 +44,7 @@ mod broadcast;
 mod duplex;
 mod endpoint;
 pub(crate) mod error;
+mod lanes;
 pub(crate) mod layout;
 mod open;
 pub(crate) mod position;
@@ -69,6 +72,7 @@ pub use broadcast::{
 };
 pub use duplex::{Duplex, DuplexCaller, DuplexCanceller, DuplexRequest, DuplexServer};
 pub use error::{Corruption, Laggard, RecvError, SendError};
+pub use lanes::{FromLane, LaneProducer, Lanes, LanesConsumer};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
 pub use slots::{RawConsumer, RawProducer};

@@ -13,7 +13,7 @@ use super::{Consumer, Producer, RawConsumer, RawProducer, RecordConsumer, Record
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::builder::SegmentBuilder;
 use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
-use crate::segment::endpoint::Role;
+use crate::segment::endpoint::{Endpoint, Role};
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
 use bytemuck::{CheckedBitPattern, NoUninit};
@@ -48,10 +48,14 @@ impl<T> TypedRing<T> {
         self
     }
 
-    pub(super) fn spec(self, name: &str) -> Result<ObjectSpec> {
+    pub(super) fn geometry(&self, name: &str) -> Result<SlotGeometry> {
         let size = size_of::<T>();
-        let geometry = SlotGeometry::new(size, self.capacity)
-            .ok_or_else(|| bad_capacity(name, self.capacity, format!("slots of {size} bytes")))?;
+        SlotGeometry::new(size, self.capacity)
+            .ok_or_else(|| bad_capacity(name, self.capacity, format!("slots of {size} bytes")))
+    }
+
+    pub(super) fn spec(self, name: &str) -> Result<ObjectSpec> {
+        let geometry = self.geometry(name)?;
         Ok(ObjectSpec {
             kind: ObjectKind::Ring,
             capacity: geometry.capacity(),
@@ -64,7 +68,7 @@ impl<T> TypedRing<T> {
             words_bytes: CONTROL_LEN as u64,
             payload_bytes: geometry.bytes() as u64,
             type_identity: self.identity,
-            type_size: size as u64,
+            type_size: size_of::<T>() as u64,
             type_align: align_of::<T>() as u64,
             schema: self.schema,
         })
@@ -367,7 +371,11 @@ impl Segment {
 
 /// The claim on one end and the windows it works in.
 pub(super) fn parts(object: &ObjectHandle, role: Role) -> Result<Parts> {
-    let endpoint = object.claim(role)?;
+    parts_of(object, object.claim(role)?)
+}
+
+/// The windows that a claimed end works in.
+pub(super) fn parts_of(object: &ObjectHandle, endpoint: Endpoint) -> Result<Parts> {
     let stats = endpoint.stats().ok_or_else(|| AttachError::Geometry.of(&object.entry.name))?;
     Ok(Parts {
         control: object.words.clone(),

@@ -37,6 +37,7 @@ pub(crate) mod handover;
 pub(crate) mod layout;
 pub(crate) mod life;
 pub(crate) mod names;
+mod passed;
 pub(crate) mod progress;
 pub(crate) mod report;
 

@@ -1,6 +1,6 @@
 //! How typed rings are divided, and how far they and latest values have come, as an observer sees it.
 //!
-//! The ends of a typed ring store no counters: the consumer's released position
+//! The ends of a typed ring, of which lanes are many, store no counters: the consumer's released position
 //! and the header words of the blocks say how many messages were ever sent and
 //! received. The stamp of a latest value counts its versions. This file knows
 //! these words, and `ring` and `latest` take them from here. Everything is read
@@ -23,6 +23,18 @@ pub(crate) const CONSUMER_LEN: usize = 128;
 pub(crate) const POSITION: usize = 0;
 pub(crate) const NUMBER: usize = 8;
 pub(crate) const SKIPPED: usize = 40;
+/// Where the words of the first of many lanes begin.
+pub(crate) const LANES_FRONT: usize = 384;
+/// From the words of one lane to those of the next.
+pub(crate) const LANE_WORDS: usize = 384;
+/// In a lane's released word: its consumer found the lane corrupt and takes nothing from it.
+pub(crate) const LEFT_OUT: u64 = 1 << 63;
+
+/// From the blocks of one lane to those of the next, where they have `bytes` bytes: an odd number
+/// of pairs of lines.
+pub(crate) const fn lane_stride(bytes: usize) -> Option<usize> {
+    (bytes.div_ceil(2 * LINE) | 1).checked_mul(2 * LINE)
+}
 
 /// The bytes of a cache line.
 const LINE: usize = 64;
@@ -91,13 +103,35 @@ pub(crate) fn of_ring(
     stride: u64,
     capacity: u64,
 ) -> Option<Progress> {
+    let sound = words.len() >= RELEASED + 8;
+    sound.then(|| of_blocks(words.load64(RELEASED, Acquire), payload, stride, capacity)).flatten()
+}
+
+/// The same for lane number `lane` of many.
+pub(crate) fn of_lane(
+    words: &View,
+    payload: &View,
+    stride: u64,
+    capacity: u64,
+    lane: u32,
+) -> Option<Progress> {
+    let shape = block_shape(usize::try_from(stride).ok()?)?;
+    let bytes = block_count(capacity, &shape).checked_mul(shape.bytes as u64)?;
+    let bytes = usize::try_from(bytes).ok()?;
+    let lane = lane as usize;
+    let words = words.window(LANES_FRONT + lane * LANE_WORDS, LANE_WORDS)?;
+    let payload = payload.window(lane_stride(bytes)?.checked_mul(lane)?, bytes)?;
+    of_blocks(words.load64(RELEASED, Acquire) & !LEFT_OUT, &payload, stride, capacity)
+}
+
+/// The same, from what was received and the blocks.
+fn of_blocks(received: u64, payload: &View, stride: u64, capacity: u64) -> Option<Progress> {
     let shape = block_shape(usize::try_from(stride).ok()?)?;
     let (count, blocks) = (shape.count as u64, block_count(capacity, &shape));
     let bytes = blocks.checked_mul(shape.bytes as u64)?;
-    if words.len() < RELEASED + 8 || capacity == 0 || bytes > payload.len() as u64 {
+    if capacity == 0 || bytes > payload.len() as u64 {
         return None;
     }
-    let received = words.load64(RELEASED, Acquire);
     let first = received / count;
     received.checked_add(capacity)?;
     first.checked_add(blocks)?.checked_mul(count)?;
@@ -218,6 +252,31 @@ mod tests {
         }
         let seen = of_ring(&words, &payload, 8, 64);
         assert_eq!(seen, Some(Progress { sent: 3, received: 0 }));
+    }
+
+    #[test]
+    fn each_lane_has_its_own_progress_and_lies_stay_inside() {
+        let stride = lane_stride(64 * 10).unwrap();
+        let (words, payload) = (View::heap(LANES_FRONT + 3 * LANE_WORDS), View::heap(3 * stride));
+        for lane in 0..3 {
+            let received = (LANES_FRONT + lane * LANE_WORDS) + RELEASED;
+            words.store64(received, lane as u64 | if lane == 2 { LEFT_OUT } else { 0 }, Relaxed);
+            payload.store64(lane * stride, header_word(0, 2 * lane as u64), Relaxed);
+        }
+        for lane in 0..3 {
+            let seen = of_lane(&words, &payload, 8, 64, lane).unwrap();
+            let lane = u64::from(lane);
+            assert_eq!(seen, Progress { sent: 2 * lane, received: lane });
+        }
+        for lane in [3, 255, u32::MAX] {
+            assert_eq!(of_lane(&words, &payload, 8, 64, lane), None);
+        }
+        for (stride, capacity) in [(8, 0), (8, 1 << 50), (0, 4), (8, u64::MAX)] {
+            assert_eq!(of_lane(&words, &payload, stride, capacity, 1), None);
+        }
+        words.store64(LANES_FRONT + RELEASED, u64::MAX, Relaxed);
+        let seen = of_lane(&words, &payload, 8, 64, 0).unwrap();
+        assert!(seen.sent - seen.received <= 64);
     }
 
     #[test]

@@ -15,12 +15,10 @@ use crate::segment::layout::{
     AttachmentRaw, ENDPOINT_CLOSED, ENDPOINT_NEVER, Entry, LOCK_LIFE, ObjectKind, attachment_lock,
 };
 use crate::segment::names::{self, Identity};
-use crate::segment::progress::{self, Progress};
-use crate::segment::{Segment, TypeIdentity, layout};
+use crate::segment::{Segment, TypeIdentity, passed};
 use crate::size::PageSize;
 use crate::sys::locks;
 use crate::sys::process::LockFd;
-use crate::view::View;
 use crate::{Error, PeerState};
 use core::mem::size_of;
 use std::os::fd::AsFd;
@@ -109,7 +107,7 @@ pub struct ObjectInfo {
     pub name: String,
     /// What it is.
     pub kind: ObjectKind,
-    /// Slots of a ring, bytes of a record ring, places of a latest value.
+    /// Slots of a ring or of each lane, bytes of a record ring, places of a latest value.
     pub capacity: u64,
     /// Bytes from one slot or place to the next; 0 for record rings.
     pub stride: u64,
@@ -366,35 +364,12 @@ fn objects(
 fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry) -> ObjectInfo {
     let raw = &entry.raw;
     let slots = |role, count| (0..count).map(move |slot| (role, slot));
-    let windows = windows(attached, &entry);
-    let progress = windows.as_ref().and_then(|(words, payload)| progress(&entry, words, payload));
     let mut endpoints: Vec<EndpointInfo> = slots(Role::Producer, raw.producers)
         .chain(slots(Role::Consumer, raw.consumers))
         .filter_map(|(role, slot)| Place::new(&attached.view, index, &entry, role, slot))
-        .map(|place| {
-            let mut info = place.info(claims);
-            if let Some(progress) = progress {
-                let position = match info.role {
-                    Role::Producer => progress.sent,
-                    Role::Consumer => progress.received,
-                };
-                info.stats = info.stats.at_position(position, raw.type_size);
-            }
-            info
-        })
+        .map(|place| place.info(claims))
         .collect();
-    let lag = match (entry.kind, &windows) {
-        (ObjectKind::BroadcastRing | ObjectKind::BroadcastRecords, Some((words, payload))) => {
-            broadcast(&entry, words, payload, &mut endpoints)
-        }
-        _ => {
-            let lag = lag(&endpoints);
-            if let Some(consumer) = endpoints.last_mut().filter(|end| end.role == Role::Consumer) {
-                consumer.lag = lag;
-            }
-            lag
-        }
-    };
+    let lag = passed::complete(attached, &entry, &mut endpoints);
     ObjectInfo {
         index,
         kind: entry.kind,
@@ -414,65 +389,5 @@ fn object(attached: &Attached, claims: Option<&LockFd>, index: u32, entry: Entry
         lag,
         endpoints,
         name: entry.name,
-    }
-}
-
-/// An object's own words, and its payload.
-fn windows(attached: &Attached, entry: &Entry) -> Option<(View, View)> {
-    let raw = &entry.raw;
-    let table = layout::endpoints_length(raw.producers, raw.consumers);
-    let window = |offset: u64, length: u64| attached.view.window(offset as usize, length as usize);
-    let words = window(raw.control_offset + table, raw.control_length.checked_sub(table)?)?;
-    Some((words, window(raw.payload_offset, raw.payload_length)?))
-}
-
-/// How far a typed ring or a latest value has come; `None` for other objects.
-fn progress(entry: &Entry, words: &View, payload: &View) -> Option<Progress> {
-    let raw = &entry.raw;
-    match entry.kind {
-        ObjectKind::Ring => progress::of_ring(words, payload, raw.stride, raw.capacity),
-        ObjectKind::LatestValue => progress::of_versions(payload),
-        _ => None,
-    }
-}
-
-/// Fills in what the ends of a broadcast ring do not count themselves; the largest lag of those
-/// that are there.
-fn broadcast(
-    entry: &Entry,
-    words: &View,
-    payload: &View,
-    endpoints: &mut [EndpointInfo],
-) -> Option<u64> {
-    let numbered = entry.kind == ObjectKind::BroadcastRecords;
-    let size = entry.raw.type_size;
-    let mut sent = None;
-    for end in &mut *endpoints {
-        if end.role == Role::Producer {
-            if !numbered
-                && let Some(sent) = progress::sent_to_many(words, payload, entry.raw.stride)
-            {
-                end.stats = end.stats.at_position(sent, size);
-            }
-            sent = Some(end.stats.messages);
-        } else if end.state != PeerState::Never
-            && let Some((come, received)) = progress::of_consumer(words, end.slot, numbered)
-        {
-            end.stats = end.stats.at_position(received, size);
-            let there = matches!(end.state, PeerState::Alive | PeerState::Unknown);
-            end.lag = sent.filter(|_| there).map(|sent| sent.saturating_sub(come));
-        }
-    }
-    endpoints.iter().filter_map(|end| end.lag).max()
-}
-
-fn lag(endpoints: &[EndpointInfo]) -> Option<u64> {
-    match endpoints {
-        [producer, consumer]
-            if (producer.role, consumer.role) == (Role::Producer, Role::Consumer) =>
-        {
-            Some(producer.stats.messages.saturating_sub(consumer.stats.messages))
-        }
-        _ => None,
     }
 }
