@@ -31,8 +31,9 @@ pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 #[cfg(feature = "tokio")]
 pub use ring::{
-    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncProducer,
-    AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer, AsyncRecordProducer,
+    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
+    AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
 };
 pub use ring::{
     Batch, BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,

@@ -12,6 +12,7 @@
 
 use super::broadcast::{BroadcastConsumer, BroadcastRecordConsumer};
 use super::error::{RecvError, SendError};
+use super::lanes::{FromLane, LaneProducer, LanesConsumer};
 use super::record::{Record, RecordConsumer, RecordProducer, Reservation};
 use super::slots::{RawConsumer, RawProducer};
 use super::typed::{Consumer, Producer};
@@ -56,6 +57,10 @@ pub type AsyncRawProducer = Async<RawProducer>;
 pub type AsyncBroadcastConsumer<T> = Async<BroadcastConsumer<T>>;
 /// The awaited end of a broadcast ring of records that receives.
 pub type AsyncBroadcastRecordConsumer = Async<BroadcastRecordConsumer>;
+/// The awaited end of lanes that receives.
+pub type AsyncLanesConsumer<T> = Async<LanesConsumer<T>>;
+/// The awaited end of one lane that sends.
+pub type AsyncLaneProducer<T> = Async<LaneProducer<T>>;
 /// The awaited end of a record ring that receives.
 pub type AsyncRecordConsumer = Async<RecordConsumer>;
 /// The awaited end of a record ring that sends.
@@ -226,6 +231,42 @@ impl Async<RawProducer> {
     /// As [`RawProducer::push`].
     pub async fn push(&mut self, bytes: &[u8]) -> Result<(), SendError> {
         self.send_by(|end| end.try_push(bytes)).await
+    }
+}
+
+impl<T: CheckedBitPattern> Async<LanesConsumer<T>> {
+    /// Receives a message; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanesConsumer::recv`].
+    pub async fn recv(&mut self) -> Result<FromLane<T>, RecvError> {
+        self.recv_by(LanesConsumer::try_recv).await
+    }
+
+    /// Receives at least one and up to `max` messages, behind those already in `messages`; how
+    /// many. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanesConsumer::recv`].
+    pub async fn recv_batch(
+        &mut self,
+        messages: &mut Vec<FromLane<T>>,
+        max: usize,
+    ) -> Result<usize, RecvError> {
+        self.recv_by(|end| end.recv_batch(messages, max)).await
+    }
+}
+
+impl<T: NoUninit> Async<LaneProducer<T>> {
+    /// Sends a message, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`LaneProducer::push`].
+    pub async fn push(&mut self, message: T) -> Result<(), SendError> {
+        self.send_by(|end| end.try_push(message)).await
     }
 }
 

@@ -62,8 +62,9 @@ mod typed_tests;
 
 #[cfg(feature = "tokio")]
 pub use awaited::{
-    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncProducer,
-    AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer, AsyncRecordProducer,
+    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
+    AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
+    AsyncRecordProducer,
 };
 pub use broadcast::{
     BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,

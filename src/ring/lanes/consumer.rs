@@ -23,7 +23,7 @@ use crate::wait::{
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::{Acquire, Release};
 use core::time::Duration;
 use std::time::Instant;
 
@@ -90,13 +90,12 @@ impl Gather {
                 Err(corruption) => (0, Some(corruption)),
             };
             let reader = Reader::new(&words, &blocks, &geometry.ring(), position)?;
-            match corruption {
+            if let Some(corruption) = corruption {
+                words.store64(RELEASED, released | LEFT_OUT, Release);
+                pending.push((number, RecvError::Corrupt(corruption)));
+            } else {
                 // What its predecessor left out gets a new trial.
-                None => reader.mark(0),
-                Some(corruption) => {
-                    reader.mark(LEFT_OUT);
-                    pending.push((number, RecvError::Corrupt(corruption)));
-                }
+                words.store64(RELEASED, position, Release);
             }
             received = received.wrapping_add(position);
             let sleep = words.find32(PRODUCER_SLEEP).ok_or(AttachError::ReadOnly)?;

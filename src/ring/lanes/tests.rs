@@ -514,6 +514,45 @@ fn a_corrupt_lane_is_told_once_and_left_out_and_the_others_go_on() {
 }
 
 #[test]
+fn a_consumer_killed_while_it_leaves_a_lane_out_or_tries_it_again_loses_nothing_of_the_others() {
+    let (memory, mut left) = prepare(3, 4, 5, 4);
+    memory.all.store64(memory.header(1, 0), u64::MAX, Relaxed);
+    memory.all.store64(memory.header(1, 1), u64::MAX, Relaxed);
+    memory.all.store64(memory.header(1, 2), u64::MAX, Relaxed);
+    memory.all.store64(lane_at(2) + RELEASED, 1 << 60, Relaxed);
+    left[1].clear();
+    left[2].clear();
+    let leaves_out = |memory: &Memory| {
+        let mut rx = memory.consumer::<Triple>();
+        let mut told = Vec::new();
+        let mut taken = Vec::new();
+        loop {
+            match rx.try_recv() {
+                Ok(message) => taken.push(message.value),
+                Err(RecvError::Corrupt(_)) => told.push(rx.failed_lane().unwrap()),
+                Err(error) => break assert_eq!(error, RecvError::Empty),
+            }
+        }
+        told.sort_unstable();
+        assert_eq!(told, [1, 2]);
+        taken
+    };
+    // One that finds out, and one that finds the lanes left out.
+    for _ in 0..2 {
+        let before = memory.of(View::of(&memory.all.snapshot()));
+        let (_, states) = crashes(&memory.all, || leaves_out(&memory));
+        assert!(states.len() > 4);
+        for all in states {
+            let released = all.load64(lane_at(0) + RELEASED, Relaxed);
+            let position = before.all.load64(lane_at(0) + RELEASED, Relaxed);
+            let rest = &left[0][(released - position) as usize..];
+            assert_eq!(leaves_out(&memory.of(all)), rest);
+        }
+        left[0].clear();
+    }
+}
+
+#[test]
 fn a_corrupt_lane_in_a_wait_a_look_or_a_batch_is_told_once_too() {
     let lie = |memory: &Memory| memory.all.store64(memory.header(1, 0), u64::MAX, Relaxed);
     let corrupt = RecvError::Corrupt(Corruption::Stamp);
