@@ -11,7 +11,8 @@
 //! |---|---|
 //! | `layout` | where the words and the blocks of each lane lie |
 //! | `producer` | the end of one lane |
-//! | `consumer` | the end of all |
+//! | `gather` | what the end of all does |
+//! | `consumer` | the same end with a type |
 //! | `open` | how a segment declares lanes and gives out their ends |
 //!
 //! # Protocol
@@ -70,6 +71,7 @@
 //! * A lie in the shared sleep words costs a slice, or a system call.
 
 mod consumer;
+mod gather;
 mod layout;
 mod open;
 mod producer;

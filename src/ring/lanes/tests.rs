@@ -1,6 +1,6 @@
 //! The promises of lanes: order in each, turns among all, death at each store, lies, waiting.
 
-use super::consumer::BURST;
+use super::gather::BURST;
 use super::layout::{CONSUMER_SLEEP, LanesGeometry, PRODUCER_SLEEP, PRODUCERS_SLEEP, lane_at};
 use super::{FromLane, LaneProducer, LanesConsumer};
 use crate::peer::PeerState;
@@ -550,6 +550,21 @@ fn a_consumer_killed_while_it_leaves_a_lane_out_or_tries_it_again_loses_nothing_
         }
         left[0].clear();
     }
+}
+
+#[test]
+fn a_producer_that_sleeps_in_a_lane_that_is_left_out_is_woken_and_told() {
+    let memory = Memory::new::<u64>(2, 1);
+    let (mut rx, mut tx) = (memory.consumer::<u64>(), memory.producer::<u64>(1));
+    tx.push(1).unwrap();
+    assert_eq!(tx.try_push(2), Err(SendError::Full));
+    let bell = tx.doorbell_to_pass().unwrap();
+    assert!(matches!(bell.arm(&mut tx), Ok(Armed::Poll { .. })));
+    memory.all.store64(memory.header(1, 0), u64::MAX, Relaxed);
+    assert!(matches!(rx.try_recv(), Err(RecvError::Corrupt(_))));
+    assert_eq!(memory.all.word32(lane_at(1) + PRODUCER_SLEEP).load(Relaxed), 0);
+    assert_eq!(bell.arm(&mut tx).unwrap(), Armed::Ready);
+    assert_eq!(tx.try_push(2), Err(SendError::Corrupt(Corruption::Released)));
 }
 
 #[test]
