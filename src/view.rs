@@ -1039,7 +1039,8 @@ pub(crate) mod steps {
 
     /// Whether a watcher is set in this thread.
     pub(crate) fn watched() -> bool {
-        WATCHER.with(|watcher| watcher.borrow().is_some())
+        // Not while a watcher runs, whose own stores nobody watches.
+        WATCHER.with(|watcher| watcher.try_borrow().is_ok_and(|watcher| watcher.is_some()))
     }
 
     /// Called behind each store through a view.

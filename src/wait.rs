@@ -96,7 +96,7 @@ use crate::sys::{futex, membarrier};
 use crate::view::{View, Word32};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU64, compiler_fence, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence, fence};
 use core::time::Duration;
 use nix::errno::Errno;
 use std::sync::Arc;
@@ -570,11 +570,44 @@ impl Port {
         }
     }
 
+    /// Wakes end number `slot` of the many on the other side if it sleeps, and no other; called
+    /// behind each publication that is for it alone. R3 looks at its own sleep word, `sleep`.
+    #[inline(always)]
+    pub(crate) fn announce_to(&mut self, slot: u32, sleep: &Word32) {
+        compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
+        if self.fences > 0 {
+            self.fence(); // edge `doze`: or we do
+        }
+        if sleep.word().load(Relaxed) != 0 {
+            self.ring_one(slot, sleep.word());
+        }
+    }
+
+    /// R4 and R5 for one end of the other side.
+    #[cold]
+    fn ring_one(&mut self, slot: u32, sleep: &AtomicU32) {
+        let state = sleep.swap(0, Acquire); // edge `bell`
+        if state != 0 {
+            #[cfg(test)]
+            crate::view::steps::stored();
+            match state {
+                ASLEEP_IN_POLL => self.ring_doorbell(slot),
+                // A refused wake costs the peer the rest of a slice.
+                _ => _ = futex::wake(sleep, 1),
+            }
+            self.has_woken();
+        }
+    }
+
     #[cold]
     fn ring(&mut self) {
-        if !self.wake_peer() {
-            return;
+        if self.wake_peer() {
+            self.has_woken();
         }
+    }
+
+    /// From now on it fences for a while: it will probably have to wake its peer again.
+    fn has_woken(&mut self) {
         self.stats.wakes();
         if self.fences == 0 {
             self.control.store64(self.words.own_unfenced, 0, Release);

@@ -212,7 +212,7 @@ impl Place {
 
 /// A claimed endpoint: the right to write one side's words, and the look at the other side.
 ///
-/// Dropping it gives the place back; whether in good order is decided by [`Link::close`] before.
+/// Dropping it gives the place back, in good order unless a panic unwinds.
 pub(crate) struct Endpoint {
     segment: Arc<Attached>,
     place: Place,
@@ -220,8 +220,20 @@ pub(crate) struct Endpoint {
     peers: Vec<Place>,
     /// The ways to the peers' doorbells, once they were rung.
     ropes: Vec<Option<bell::Rope>>,
+    /// Whether E4 was reached.
+    closed: bool,
     /// Dropped last: with it goes the lock.
     lock: LockFd,
+}
+
+impl Drop for Endpoint {
+    /// Leaves in good order where nothing came of the claim: a ring that contradicts itself, say.
+    /// Whoever took the claim up has left before, or says nothing while a panic unwinds.
+    fn drop(&mut self) {
+        if !self.closed && self.lock.check_fork().is_ok() && !std::thread::panicking() {
+            self.close();
+        }
+    }
 }
 
 impl Endpoint {
@@ -271,7 +283,7 @@ impl Endpoint {
         place.claim.word32(offset_of!(EndpointRaw, state)).store(ENDPOINT_OPEN, Ordering::Release);
         place.claim.word64(offset_of!(EndpointRaw, epoch)).store(epoch, Ordering::Release);
         let ropes = peers.iter().map(|_| None).collect();
-        Ok(Self { segment: Arc::clone(segment), place, peers, ropes, lock })
+        Ok(Self { segment: Arc::clone(segment), place, peers, ropes, closed: false, lock })
     }
 
     /// The owner's side of the statistics line.
@@ -350,6 +362,7 @@ impl Link for Endpoint {
             .word32(offset_of!(EndpointRaw, state))
             .store(ENDPOINT_CLOSED, Ordering::Release);
         locks::unlock(self.lock.as_fd());
+        self.closed = true;
     }
 
     fn born(&self) -> u64 {

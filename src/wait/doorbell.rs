@@ -31,18 +31,14 @@
 //! * A hostile peer: a wrong word or number costs R system calls; a flood of
 //!   bytes wakes S for nothing, and blocks nobody.
 
-use super::{
-    ASLEEP_IN_POLL, End, FENCES_AFTER_WAKE, FENCES_ALWAYS, Opposite, PeerAt, Port, SLICE,
-    SLICE_REFUSED, TRIES_PER_LOOK,
-};
+use super::{ASLEEP_IN_POLL, End, Opposite, PeerAt, Port, SLICE, SLICE_REFUSED, TRIES_PER_LOOK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
 use crate::sys::{fifo, futex, membarrier};
-use crate::view::Word32;
 use core::any::Any;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64, compiler_fence, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -283,39 +279,6 @@ impl Port {
             _ = fifo::ring(rope);
         }
         self.link.ring_bell(slot);
-    }
-
-    /// Wakes end number `slot` of the many on the other side if it sleeps, and no other; called
-    /// behind each publication that is for it alone. R3 looks at its own sleep word, `sleep`.
-    #[inline(always)]
-    pub(crate) fn announce_to(&mut self, slot: u32, sleep: &Word32) {
-        compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
-        if self.fences > 0 {
-            self.fence(); // edge `doze`: or we do
-        }
-        if sleep.word().load(Relaxed) != 0 {
-            self.ring_one(slot, sleep.word());
-        }
-    }
-
-    /// R4 and R5 for one end of the other side.
-    #[cold]
-    fn ring_one(&mut self, slot: u32, sleep: &AtomicU32) {
-        match sleep.swap(0, Acquire) {
-            0 => return, // edge `bell`
-            ASLEEP_IN_POLL => self.ring_doorbell(slot),
-            // A refused wake costs the peer the rest of a slice.
-            _ => _ = futex::wake(sleep, 1),
-        }
-        #[cfg(test)]
-        crate::view::steps::stored();
-        self.stats.wakes();
-        if self.fences == 0 {
-            self.control.store64(self.words.own_unfenced, 0, Release);
-        }
-        if self.fences != FENCES_ALWAYS {
-            self.fences = FENCES_AFTER_WAKE;
-        }
     }
 
     /// What is known of end number `slot` of the other side: system calls.

@@ -5,7 +5,10 @@
 
 use crate::common::child::{self, Child, hear, say};
 use crate::{HANG, Stage};
-use hugeshm::{Error, ErrorKind, RecvError, Segment, SendError, WaitMode};
+use hugeshm::{
+    BroadcastRecords, BroadcastRing, Error, ErrorKind, Join, PeerState, RecvError, Segment,
+    SegmentBuilder, SendError, WaitMode,
+};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -99,7 +102,13 @@ fn attach<T>(result: Result<T, Error>, seen: &mut Seen) -> Option<T> {
     match result {
         Ok(end) => Some(end),
         Err(error) => {
-            let known = [ErrorKind::Corrupt, ErrorKind::Busy, ErrorKind::TypeMismatch];
+            let known = [
+                ErrorKind::Corrupt,
+                ErrorKind::Busy,
+                ErrorKind::TypeMismatch,
+                ErrorKind::InvalidArgument, // a position that was not sent yet
+                ErrorKind::WouldBlock,      // no place to begin was found
+            ];
             assert!(known.contains(&error.kind()), "{error}");
             seen.refused += 1;
             None
@@ -216,7 +225,147 @@ fn consume_records(segment: &Segment, over: &AtomicBool, mode: WaitMode, seen: &
     }
 }
 
+fn produce_broadcast(segment: &Segment, over: &AtomicBool, mode: WaitMode, seen: &mut Seen) {
+    while !over.load(Ordering::Relaxed) {
+        let Some(mut producer) = attach(segment.broadcast_producer::<[u64; 3]>("ring"), seen)
+        else {
+            continue;
+        };
+        producer.wait_mode(mode);
+        for number in 0..2000 {
+            let sent = match number % 3 {
+                0 => producer.try_push([number; 3]),
+                1 => producer.push_timeout([number; 3], SHORT),
+                _ => producer.push_batch(&[[number; 3]; 5]).map(drop),
+            };
+            match sent {
+                Ok(()) => seen.passed += 1,
+                Err(error) if send(error, seen) => break,
+                Err(_) => {}
+            }
+            let _ = (producer.len(), producer.slowest(), producer.stats());
+        }
+    }
+}
+
+/// Takes places, and looks on without one, from any position.
+fn consume_broadcast(segment: &Segment, over: &AtomicBool, mode: WaitMode, seen: &mut Seen) {
+    let (mut many, mut round) = (Vec::new(), 0u64);
+    while !over.load(Ordering::Relaxed) {
+        round += 1;
+        let join = [Join::Oldest, Join::Newest, Join::At(round)][round as usize % 3];
+        let consumer = attach(segment.broadcast_consumer::<[u64; 3]>("ring", join), seen);
+        let observer = attach(segment.broadcast_observer::<[u64; 3]>("ring", join), seen);
+        let (Some(mut consumer), Some(mut observer)) = (consumer, observer) else { continue };
+        consumer.wait_mode(mode);
+        for number in 0..2000 {
+            let got = match number % 5 {
+                0 => consumer.try_recv().map(drop),
+                1 => consumer.recv_timeout(SHORT).map(drop),
+                2 => observer.try_recv().map(drop),
+                3 => consumer.required(number % 2 == 0),
+                _ => consumer.recv_batch(&mut many, 7).map(drop),
+            };
+            many.clear();
+            match got {
+                Ok(()) => seen.passed += 1,
+                Err(error) if receive(error, seen) => break,
+                Err(_) => {}
+            }
+            let _ = (consumer.lag(), consumer.peer(), observer.lag(), consumer.stats());
+        }
+    }
+}
+
+fn produce_broadcast_records(
+    segment: &Segment,
+    over: &AtomicBool,
+    mode: WaitMode,
+    seen: &mut Seen,
+) {
+    let bytes = [7; 600];
+    while !over.load(Ordering::Relaxed) {
+        let Some(mut producer) = attach(segment.broadcast_record_producer("records"), seen) else {
+            continue;
+        };
+        producer.wait_mode(mode);
+        for number in 0..2000usize {
+            let bytes = &bytes[..number * 31 % 600];
+            let sent = if number % 2 == 0 {
+                producer.try_push(bytes)
+            } else {
+                producer.push_timeout(bytes, SHORT)
+            };
+            match sent {
+                Ok(()) => seen.passed += 1,
+                Err(error) if send(error, seen) => break,
+                Err(_) => {}
+            }
+            let _ = producer.slowest();
+        }
+    }
+}
+
+fn consume_broadcast_records(
+    segment: &Segment,
+    over: &AtomicBool,
+    mode: WaitMode,
+    seen: &mut Seen,
+) {
+    let (mut bytes, mut round) = (Vec::new(), 0u64);
+    while !over.load(Ordering::Relaxed) {
+        round += 1;
+        let join = [Join::Oldest, Join::Newest, Join::At(round)][round as usize % 3];
+        let consumer = attach(segment.broadcast_record_consumer("records", join), seen);
+        let observer = attach(segment.broadcast_record_observer("records", join), seen);
+        let (Some(mut consumer), Some(mut observer)) = (consumer, observer) else { continue };
+        consumer.wait_mode(mode);
+        for number in 0..2000 {
+            let got = match number % 3 {
+                0 => consumer.try_recv(&mut bytes),
+                1 => consumer.read_timeout(SHORT).and_then(|record| {
+                    assert!(record.len() <= 4096, "longer than the ring");
+                    record.copy_into(&mut bytes);
+                    record.release()
+                }),
+                _ => observer.try_recv(&mut bytes),
+            };
+            match got {
+                Ok(()) => seen.passed += 1,
+                Err(error) if receive(error, seen) => break,
+                Err(_) => {}
+            }
+            let _ = (consumer.lag(), observer.lag());
+        }
+    }
+}
+
 type Work = fn(&Segment, &AtomicBool, WaitMode, &mut Seen);
+
+/// What is attacked, and how many endpoints it has.
+fn declare(object: &str, builder: SegmentBuilder) -> (SegmentBuilder, u64) {
+    let many = || BroadcastRing::<[u64; 3]>::new(16).consumers(2);
+    let news = || BroadcastRecords::new(4096).consumers(2);
+    match object {
+        "ring" => (builder.ring::<[u64; 3]>("ring", 16), 2),
+        "records" => (builder.records("records", 4096), 2),
+        "broadcast" => (builder.broadcast_of("ring", many()), 3),
+        "lossless" => (builder.broadcast_of("ring", many().lossless(true)), 3),
+        "news" => (builder.broadcast_records_of("records", news()), 3),
+        "lossless news" => (builder.broadcast_records_of("records", news().lossless(true)), 3),
+        _ => panic!("no such object: {object}"),
+    }
+}
+
+/// Claims the producer's place for a moment.
+fn visit(object: &str, segment: &Segment) -> Result<(), Error> {
+    match object {
+        "ring" => segment.producer::<[u64; 3]>("ring").map(drop),
+        "records" => segment.record_producer("records").map(drop),
+        "broadcast" | "lossless" => segment.broadcast_producer::<[u64; 3]>("ring").map(drop),
+        _ => segment.broadcast_record_producer("records").map(drop),
+    }
+}
 
 fn under_attack(object: &str, works: [Work; 2], rounds: u64) {
     let stage = Stage::new();
@@ -226,21 +375,20 @@ fn under_attack(object: &str, works: [Work; 2], rounds: u64) {
     let modes = [WaitMode::Adaptive, WaitMode::Block, WaitMode::Yield, WaitMode::Spin];
     let (mut total, mut written) = ([Seen::default(), Seen::default()], 0);
     for round in 0..rounds {
-        let segment = stage.segment(|builder| match object {
-            "ring" => builder.ring::<[u64; 3]>("ring", 16),
-            _ => builder.records("records", 4096),
+        let mut endpoints = 0;
+        let segment = stage.segment(|builder| {
+            let (builder, count) = declare(object, builder);
+            endpoints = count;
+            builder
         });
         // The claim lines stand in front of the ring's words; a label finds them.
         segment.set_label("here-it-is");
-        let end = match object {
-            "ring" => Err(segment.producer::<[u64; 3]>("ring").expect("free")),
-            _ => Ok(segment.record_producer("records").expect("free")),
-        };
+        visit(object, &segment).expect("free");
         let path = stage.scratch.data_file("s");
         let bytes = std::fs::read(&path).expect("the data file");
         let label = bytes.windows(10).position(|window| window == b"here-it-is");
-        drop(end);
-        let first = label.expect("the label is in the claim line") as u64 / 256 * 256 + 512;
+        let label = label.expect("the label is in the claim line") as u64;
+        let first = label / 256 * 256 + 256 * endpoints;
         let used = stage.domain.inspect("s").expect("it is there").used;
         let path = path.display().to_string();
         let numbers = [first, used, random.next()].map(|number| number.to_string());
@@ -276,7 +424,9 @@ fn under_attack(object: &str, works: [Work; 2], rounds: u64) {
         "{object}: {written} words written; producer {:?}, consumer {:?}",
         total[0], total[1]
     );
-    assert!(written > 1000 && total.iter().all(|seen| seen.passed > 0 && seen.corrupt > 0));
+    // Who only overwrites reads nothing of others once it is attached.
+    let told = |seen: &Seen| seen.passed > 0 && seen.corrupt + seen.refused > 0;
+    assert!(written > 1000 && total.iter().all(told));
 }
 
 #[test]
@@ -287,6 +437,37 @@ fn a_typed_ring_under_attack_answers_every_call() {
 #[test]
 fn a_record_ring_under_attack_answers_every_call() {
     under_attack("records", [produce_records, consume_records], 40);
+}
+
+#[test]
+fn typed_broadcast_rings_under_attack_answer_every_call() {
+    under_attack("broadcast", [produce_broadcast, consume_broadcast], 20);
+    under_attack("lossless", [produce_broadcast, consume_broadcast], 20);
+}
+
+#[test]
+fn broadcast_rings_of_records_under_attack_answer_every_call() {
+    let works: [Work; 2] = [produce_broadcast_records, consume_broadcast_records];
+    under_attack("news", works, 20);
+    under_attack("lossless news", works, 20);
+}
+
+#[test]
+fn who_finds_a_ring_corrupt_when_it_attaches_did_not_die() {
+    let stage = Stage::new();
+    let segment = stage.segment(|builder| builder.ring::<[u64; 3]>("ring", 16));
+    segment.set_label("here-it-is");
+    let producer = segment.producer::<[u64; 3]>("ring").expect("free");
+    let path = stage.scratch.data_file("s");
+    let bytes = std::fs::read(&path).expect("the data file");
+    let label = bytes.windows(10).position(|window| window == b"here-it-is");
+    let words = label.expect("the label is in the claim line") as u64 / 256 * 256 + 512;
+    let file = std::fs::File::options().write(true).open(&path).expect("the data file");
+    // The released position.
+    file.write_all_at(&[0xff; 8], words + 128).expect("our file");
+    let refused = segment.consumer::<[u64; 3]>("ring").map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    assert_eq!(producer.peer(), PeerState::Closed);
 }
 
 /// The roles of this file.

@@ -188,10 +188,14 @@ impl Keeping {
         words_len(self.consumers) + (section % MARKS) as usize * MARK_LEN
     }
 
-    /// Whether a mark with this position can be that of `section`, and not of an earlier lap.
-    pub(crate) const fn is_mark_of(&self, section: u64, position: u64) -> bool {
+    /// Whether a mark with this position and number can be that of `section`, and not of an
+    /// earlier lap.
+    pub(crate) const fn is_mark_of(&self, section: u64, position: u64, number: u64) -> bool {
         let begin = section * self.section;
-        position <= begin && begin - position <= self.need_max + self.section
+        position <= begin
+            && begin - position <= self.need_max + self.section
+            && position.is_multiple_of(self.granule)
+            && number <= position / self.granule
     }
 }
 

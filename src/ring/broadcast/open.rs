@@ -603,7 +603,7 @@ pub(super) fn produce_records(
         let mark = keeping.mark(section);
         position = parts.control.load64(mark, Acquire); // edge `mark`
         number = parts.control.load64(mark + 8, Relaxed);
-        if !keeping.is_mark_of(section, position) || number > position / WORD_LEN as u64 {
+        if !keeping.is_mark_of(section, position, number) {
             return Err(Corruption::Kept.into());
         }
     }

@@ -158,9 +158,7 @@ impl Follower {
         let at = self.keeping.mark(section);
         let position = self.control.load64(at, Acquire); // edge `mark`
         let number = self.control.load64(at + 8, Relaxed);
-        let sound = self.keeping.is_mark_of(section, position)
-            && position.is_multiple_of(WORD)
-            && number <= position / WORD;
+        let sound = self.keeping.is_mark_of(section, position, number);
         sound.then_some(Spot { position, number })
     }
 
