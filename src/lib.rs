@@ -33,7 +33,7 @@ pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 pub use ring::{
     Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
     AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
-    AsyncRecordProducer,
+    AsyncRecordProducer, AsyncSharedConsumer, AsyncSharedProducer,
 };
 pub use ring::{
     Batch, BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,
@@ -42,7 +42,7 @@ pub use ring::{
     DuplexServer, FromLane, Join, Laggard, LaneProducer, Lanes, LanesConsumer, Producer,
     RawBroadcastConsumer, RawBroadcastObserver, RawBroadcastReceiver, RawConsumer, RawProducer,
     Record, RecordConsumer, RecordProducer, RecordRing, RecvError, Reservation, SendError,
-    TypedRing,
+    SharedConsumer, SharedMessage, SharedProducer, SharedRing, TypedRing,
 };
 pub use segment::Segment;
 pub use segment::builder::SegmentBuilder;

@@ -136,6 +136,11 @@ impl StatsWriter {
         Stats { messages, bytes, ..self.counted }
     }
 
+    /// How many messages passed up to now.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.load(Relaxed)
+    }
+
     #[inline]
     fn put(&self, offset: usize, value: u64) {
         self.view.word64(offset).store(value, Relaxed);

@@ -213,6 +213,12 @@ pub(crate) trait Link: Send {
         let _ = slot;
         None
     }
+    /// Whether the kernel says that nobody holds end number `slot` of the other side, or of the
+    /// own one: a system call. False where it cannot be asked.
+    fn is_vacant(&self, own_side: bool, slot: u32) -> bool {
+        let _ = (own_side, slot);
+        false
+    }
     /// How often this process, or an ancestor since the library was loaded, came out of a
     /// `fork`. A change since the endpoint was made means that it belongs to the parent.
     fn forks(&self) -> &'static AtomicU64;
@@ -657,6 +663,31 @@ impl Port {
         } else {
             // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
             _ = futex::wake(self.control.word32(sleep), 1);
+        }
+    }
+
+    /// Whether the kernel says that nobody holds end number `slot` of the other side, or of the
+    /// own one: a system call.
+    pub(crate) fn is_vacant(&self, own_side: bool, slot: u32) -> bool {
+        self.link.is_vacant(own_side, slot)
+    }
+
+    /// Wakes one of the `count` ends of the own side that sleep, whose sleep words begin at `first`
+    /// and lie `stride` bytes apart: for an end that was woken alone, where one is enough, and
+    /// leaves something to do. Those that sleep in `poll` hear the other side only.
+    pub(crate) fn wake_mate(&mut self, first: usize, stride: usize, count: u32) {
+        let Some(side) = self.words.own_side else { return };
+        if self.control.word32(side).load(Relaxed) == 0 {
+            return;
+        }
+        for slot in 0..count {
+            let word = self.control.word32(first + slot as usize * stride);
+            let asleep = word.load(Relaxed) == ASLEEP;
+            if asleep && word.compare_exchange(ASLEEP, 0, Acquire, Relaxed).is_ok() {
+                // As with any refused wake: the slice ends by itself.
+                _ = futex::wake(word, 1);
+                return;
+            }
         }
     }
 

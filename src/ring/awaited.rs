@@ -14,6 +14,7 @@ use super::broadcast::{BroadcastConsumer, BroadcastRecordConsumer};
 use super::error::{RecvError, SendError};
 use super::lanes::{FromLane, LaneProducer, LanesConsumer};
 use super::record::{Record, RecordConsumer, RecordProducer, Reservation};
+use super::shared::{SharedConsumer, SharedProducer};
 use super::slots::{RawConsumer, RawProducer};
 use super::typed::{Consumer, Producer};
 use crate::error::Result;
@@ -65,6 +66,11 @@ pub type AsyncLaneProducer<T> = Async<LaneProducer<T>>;
 pub type AsyncRecordConsumer = Async<RecordConsumer>;
 /// The awaited end of a record ring that sends.
 pub type AsyncRecordProducer = Async<RecordProducer>;
+
+/// An awaited end of a shared ring that receives.
+pub type AsyncSharedConsumer<T> = Async<SharedConsumer<T>>;
+/// An awaited end of a shared ring that sends.
+pub type AsyncSharedProducer<T> = Async<SharedProducer<T>>;
 
 impl<E: Waitable> Async<E> {
     /// An end with a doorbell of its own in the present runtime.
@@ -207,6 +213,42 @@ impl<T: NoUninit> Async<Producer<T>> {
     /// # Errors
     ///
     /// As [`Producer::push`].
+    pub async fn push(&mut self, message: T) -> Result<(), SendError> {
+        self.send_by(|end| end.try_push(message)).await
+    }
+}
+
+impl<T: CheckedBitPattern> Async<SharedConsumer<T>> {
+    /// Receives a message; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedConsumer::recv`].
+    pub async fn recv(&mut self) -> Result<T, RecvError> {
+        self.recv_by(SharedConsumer::try_recv).await
+    }
+
+    /// Receives at least one and up to `max` messages, behind those already in `messages`; how
+    /// many. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedConsumer::recv`].
+    pub async fn recv_batch(
+        &mut self,
+        messages: &mut Vec<T>,
+        max: usize,
+    ) -> Result<usize, RecvError> {
+        self.recv_by(|end| end.recv_batch(messages, max)).await
+    }
+}
+
+impl<T: NoUninit> Async<SharedProducer<T>> {
+    /// Sends a message, waiting for room; cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`SharedProducer::push`].
     pub async fn push(&mut self, message: T) -> Result<(), SendError> {
         self.send_by(|end| end.try_push(message)).await
     }

@@ -18,6 +18,8 @@ pub enum Corruption {
     Released,
     /// A block's header word is neither of this lap nor of the one before.
     Stamp,
+    /// A shared ring's slot has a word that no end stores, or not at this position.
+    Slot,
     /// A record's header has bits that no producer sets.
     Header,
     /// A record's header has a feature that this version does not know.
@@ -35,6 +37,7 @@ impl Corruption {
         match self {
             Self::Released => "the released position is impossible",
             Self::Stamp => "a block's header word is impossible",
+            Self::Slot => "a slot's word is impossible",
             Self::Header => "a record's header has undefined bits",
             Self::UnknownFeature => "a record's header has a feature unknown to this version",
             Self::Length => "a record's length leads out of the ring",

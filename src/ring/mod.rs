@@ -5,7 +5,8 @@
 //! Rust type in slots; [`RawProducer`] and [`RawConsumer`] are its ends by bytes.
 //! A record ring ([`RecordProducer`], [`RecordConsumer`]) carries messages of any
 //! length. Either end may be held by any process, one at a time, and may die at
-//! any instruction: its successor goes on where it stopped.
+//! any instruction: its successor goes on where it stopped. A shared ring
+//! ([`SharedProducer`], [`SharedConsumer`]) has many ends of both sides.
 //!
 //! | file | its job |
 //! |---|---|
@@ -19,6 +20,7 @@
 //! | `record` | protocol and ends of the record ring |
 //! | `space` | where a producer learns how far it may write |
 //! | `broadcast` | rings of both kinds whose messages many receive, each of them all |
+//! | `shared` | protocol and ends of the ring with many producers and many consumers |
 //! | `duplex` | two typed rings as one channel of requests and answers |
 //! | `lanes` | a typed ring for each of many producers, one consumer of all |
 //! | `error` | what a call answers |
@@ -32,7 +34,8 @@
 //! * A message that was committed is delivered unchanged, in order. It is
 //!   *delivered* when its release is stored; read and not released, it is seen
 //!   again, at the same position.
-//! * A batch is visible whole or not at all; what was not committed never is.
+//! * A batch is visible whole or not at all, but in a shared ring, where others send
+//!   in between; what was not committed never is.
 //! * Whatever a peer writes anywhere, a call answers with a value or an error,
 //!   in bounded time, and touches nothing outside the ring.
 //! * A call that need not wait makes no system call and allocates nothing, except
@@ -49,6 +52,7 @@ pub(crate) mod layout;
 mod open;
 pub(crate) mod position;
 mod record;
+mod shared;
 mod slots;
 mod space;
 mod typed;
@@ -64,7 +68,7 @@ mod typed_tests;
 pub use awaited::{
     Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
     AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
-    AsyncRecordProducer,
+    AsyncRecordProducer, AsyncSharedConsumer, AsyncSharedProducer,
 };
 pub use broadcast::{
     BroadcastConsumer, BroadcastObserver, BroadcastReceiver, BroadcastRecord,
@@ -76,5 +80,6 @@ pub use error::{Corruption, Laggard, RecvError, SendError};
 pub use lanes::{FromLane, LaneProducer, Lanes, LanesConsumer};
 pub use open::{RecordRing, TypedRing};
 pub use record::{Batch, Record, RecordConsumer, RecordProducer, Reservation};
+pub use shared::{SharedConsumer, SharedMessage, SharedProducer, SharedRing};
 pub use slots::{RawConsumer, RawProducer};
 pub use typed::{Consumer, Producer};

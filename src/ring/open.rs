@@ -201,7 +201,7 @@ impl RecordRing {
     }
 }
 
-fn bad_capacity(name: &str, capacity: u64, unit: String) -> Error {
+pub(super) fn bad_capacity(name: &str, capacity: u64, unit: String) -> Error {
     Error::new(ErrorKind::InvalidCapacity, "declare ring", name).detail(format!(
         "a ring of {capacity} {unit} cannot be: it holds no message, or is larger than memory"
     ))

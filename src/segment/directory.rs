@@ -319,6 +319,8 @@ pub(crate) fn check_same(name: &str, entry: &Entry, spec: &ObjectSpec) -> Result
         ("user header", raw.user_header, spec.user_header),
         ("first extra word", raw.extra[0], spec.extra[0]),
         ("second extra word", raw.extra[1], spec.extra[1]),
+        ("number of producers", raw.producers.into(), spec.producers.into()),
+        ("number of consumers", raw.consumers.into(), spec.consumers.into()),
     ];
     for (what, here, asked) in numbers {
         if here != asked {

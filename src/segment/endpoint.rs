@@ -410,6 +410,16 @@ impl Link for Endpoint {
         Some(PeerAt { state: info.state, epoch: info.epoch, pid: info.pid, label: info.label })
     }
 
+    fn is_vacant(&self, own_side: bool, slot: u32) -> bool {
+        let role = if own_side { self.place.role } else { self.place.role.other() };
+        let claims = self.segment.held.claims.as_ref();
+        let Some(claims) = claims.filter(|claims| claims.check_fork().is_ok()) else {
+            return false;
+        };
+        let byte = endpoint_lock(self.place.object, role.code(), slot);
+        locks::is_held(claims.as_fd(), byte) == Ok(false)
+    }
+
     fn hang_bell(&self) -> Result<Hung> {
         bell::hang(&self.segment, self.place.end(), &self.place.claim)
     }

@@ -36,6 +36,7 @@ pub(crate) fn complete(
         ObjectKind::BroadcastRing | ObjectKind::BroadcastRecords => {
             to_many(entry, &words, &payload, endpoints)
         }
+        ObjectKind::SharedRing => progress::waiting_in_shared(&payload, raw.stride, raw.capacity),
         _ => by_counters(endpoints),
     }
 }

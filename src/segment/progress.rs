@@ -2,7 +2,8 @@
 //!
 //! The ends of a typed ring, of which lanes are many, store no counters: the consumer's released position
 //! and the header words of the blocks say how many messages were ever sent and
-//! received. The stamp of a latest value counts its versions. This file knows
+//! received. The stamp of a latest value counts its versions. The ends of a shared
+//! ring count for themselves; what waits in it is told by the words of its slots. This file knows
 //! these words, and `ring` and `latest` take them from here. Everything is read
 //! while others may go on, and may be a lie: the answer is a number, never an
 //! access outside.
@@ -37,7 +38,7 @@ pub(crate) const fn lane_stride(bytes: usize) -> Option<usize> {
 }
 
 /// The bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 /// What a line has room for behind its header word.
 const ROOM: usize = LINE - 8;
 /// About how many bytes of messages share a header word that has a line of its own.
@@ -78,6 +79,40 @@ pub(crate) const fn header_word(lap: u64, count: u64) -> u64 {
 #[inline(always)]
 pub(crate) const fn count_in(word: u64, lap: u64) -> Option<u64> {
     if word >> COUNT_BITS == lap + 1 { Some(word & ((1 << COUNT_BITS) - 1)) } else { None }
+}
+
+/// The bits of a shared ring's slot word that hold its state.
+pub(crate) const SHARED_STATE: u64 = 3;
+/// The state of a slot whose message waits.
+pub(crate) const SHARED_FULL: u64 = 2;
+/// The state of a slot whose message is being read.
+pub(crate) const SHARED_READING: u64 = 3;
+
+/// The slot of a shared ring whose messages have up to `stride` bytes; `None` if none has that.
+///
+/// A message shares a line with its word if it has room there; one of whole lines begins with a
+/// line. Slots share no lines.
+pub(crate) const fn shared_shape(stride: usize) -> Option<BlockShape> {
+    if stride == 0 || !stride.is_multiple_of(8) || stride > isize::MAX as usize - 2 * LINE {
+        return None;
+    }
+    let first = if stride.is_multiple_of(LINE) { LINE } else { 8 };
+    Some(BlockShape { first, stride, count: 1, bytes: (first + stride).next_multiple_of(LINE) })
+}
+
+/// How many messages wait in a shared ring or are being read; looks at the word of each slot.
+/// `None` where the window holds no such ring.
+pub(crate) fn waiting_in_shared(payload: &View, stride: u64, capacity: u64) -> Option<u64> {
+    let shape = shared_shape(usize::try_from(stride).ok()?)?;
+    let bytes = capacity.checked_mul(shape.bytes as u64)?;
+    if bytes > payload.len() as u64 {
+        return None;
+    }
+    let waits = |slot: &usize| {
+        let word = payload.load64(slot * shape.bytes, Relaxed);
+        matches!(word & SHARED_STATE, SHARED_FULL | SHARED_READING)
+    };
+    Some((0..capacity as usize).filter(waits).count() as u64)
 }
 
 /// Where a latest value's payload holds the stamp of the newest version.
