@@ -36,7 +36,9 @@
 //!   shared word again
 //!
 //! An end that leaves does the same: for R1 it stores that it has left and gives its claim back,
-//! and S looks for that in S3, too. So a close costs no slice, only a death does.
+//! and S looks for that in S3, too; it repeats R3 to R5 until nobody of many sleeps. So a close costs
+//! no slice, only a death does. A sleeper that was woken alone, where one is enough, and leaves
+//! something to do, wakes another of its side.
 //!
 //! Either R3 sees S1 or S3 sees R1 (edge `doze`). Between S1 and S4 the word may
 //! be exchanged, then S4 returns at once.
@@ -558,9 +560,16 @@ impl Port {
         }
         self.link.close();
         fence(SeqCst); // edge `doze`
-        // Not counted: the statistics may be a successor's by now.
-        if self.peer_sleep.word().load(Relaxed) != 0 {
-            self.wake_peer();
+        // Each of them, also where one is enough for a message. Not counted: the statistics may be a
+        // successor's by now.
+        let ends = match self.words.opposite {
+            Opposite::One { .. } => 1,
+            Opposite::Many { count, .. } => count,
+        };
+        for _ in 0..ends {
+            if self.peer_sleep.word().load(Relaxed) == 0 || !self.wake_peer() {
+                break;
+            }
         }
     }
 

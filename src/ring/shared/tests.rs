@@ -544,6 +544,34 @@ fn bells_and_waits_for_any_see_messages_and_room() {
     assert_eq!(rx.try_recv(), Ok(triple(1)));
 }
 
+#[test]
+fn a_close_wakes_all_who_sleep_and_who_was_woken_alone_wakes_the_next() {
+    let stage = Stage::new::<Triple>(4, 2, 3);
+    let (first, stride, _) = stage.geometry.sleep_words(Consumer);
+    let sleeps = |slot: usize| stage.view.word32(first + slot * stride).load(Relaxed) != 0;
+    let tx = stage.producer::<Triple>(0);
+    let mut rxs: Vec<_> = (0..3).map(|slot| stage.consumer::<Triple>(slot)).collect();
+    let bells: Vec<_> = rxs.iter_mut().map(|rx| rx.doorbell_to_pass().unwrap()).collect();
+    for (rx, bell) in rxs.iter_mut().zip(&bells) {
+        assert!(matches!(bell.arm(rx), Ok(Armed::Poll { .. })));
+    }
+    assert!((0..3).all(sleeps));
+    drop(tx);
+    assert!(!(0..3).any(sleeps));
+    // Two messages come at once, for a consumer that waits and one that sleeps.
+    stage.view.word32(super::layout::CONSUMERS_SLEEP).store(1, Relaxed);
+    stage.view.word32(first + 2 * stride).store(1, Relaxed);
+    let (there, mut looks) = (stage.clone(), 0);
+    let come = move || {
+        looks += 1;
+        if looks == 20 {
+            (0..2).for_each(|slot| there.set_word(slot, full(0)));
+        }
+    };
+    let received = steps::meddle(come, || rxs[0].recv_timeout(PATIENCE));
+    assert_eq!((received, sleeps(2)), (Ok([0; 3]), false));
+}
+
 /// Threads that send and receive `count` messages each; every message must arrive once, and those
 /// of one producer in order.
 fn stream(capacity: u64, producers: u32, consumers: u32, count: u64, modes: &[WaitMode]) {
