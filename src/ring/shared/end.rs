@@ -196,7 +196,10 @@ impl End {
     pub(super) fn look_away(&mut self) -> bool {
         let passed = self.port.stats.messages();
         let before = core::mem::replace(&mut self.passed, passed);
-        self.port.look_away(passed.wrapping_sub(before), self.geometry.size as u64)
+        // Each message has lines of its own, which must come here first: as long as for so many bytes
+        // in a ring of blocks.
+        let bytes = self.geometry.shape.bytes as u64 * 32;
+        self.port.look_away(passed.wrapping_sub(before), bytes)
     }
 
     /// One message has passed.

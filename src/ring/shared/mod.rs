@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `layout` | where the bytes lie, what a slot's word says |
 //! | `end` | what both ends have: number, cursor, search, questions to the kernel |
-//! | `producer`, `consumer` | the two ends |
+//! | `producer`, `consumer` | the two ends; `receiver` is the latter without its type |
 //! | `open` | how a segment declares shared rings and gives out their ends |
 //!
 //! # Protocol
@@ -124,6 +124,7 @@ mod end;
 mod layout;
 mod open;
 mod producer;
+mod receiver;
 
 #[cfg(test)]
 mod model;

@@ -310,7 +310,7 @@ fn a_small_message_is_received_in_one_step() {
                 assert_eq!(faster.try_recv(), Ok(n));
             }
         };
-        _ = steps::meddle(other, || rx.try_recv());
+        assert_eq!(steps::meddle(other, || rx.try_recv()), Err(RecvError::Empty));
     }
 }
 
