@@ -55,11 +55,13 @@ impl Receiver {
         let message = block.message(0);
         if size_of::<R>() <= COPIED_FIRST {
             let value = read(&message);
-            let stays = value.is_none() && !delivers_invalid;
-            if stays || block.replace(word, freed(word)).is_err() {
+            let place = end.blocks.place();
+            if value.is_none() && !delivers_invalid {
+                return Err(self.invalid_at(place));
+            }
+            if block.replace(word, freed(word)).is_err() {
                 return Err(RecvError::Empty);
             } // edge `free`
-            let place = end.blocks.place();
             self.go_on();
             return value.ok_or_else(|| self.invalid_at(place));
         }
@@ -75,7 +77,7 @@ impl Receiver {
             None if delivers_invalid => Err(self.invalid(held)),
             None => {
                 self.give_back(held);
-                Err(RecvError::Empty)
+                Err(self.invalid_at(self.end.blocks.place()))
             }
         }
     }

@@ -162,6 +162,28 @@ fn a_bad_value_is_an_error_and_the_next_message_follows() {
 }
 
 #[test]
+fn a_bad_value_that_ends_a_batch_goes_back_once() {
+    /// Longer than what is copied first.
+    #[derive(Clone, Copy, Debug, PartialEq, bytemuck::CheckedBitPattern)]
+    #[repr(C)]
+    struct Flagged {
+        flag: bool,
+        rest: [u8; 23],
+    }
+    let stage = Stage::new::<[u8; 24]>(4, 1, 2);
+    let mut tx = stage.producer::<[u8; 24]>(0);
+    let mut rx = stage.consumer::<Flagged>(0);
+    assert_eq!(tx.push_batch(&[[1; 24], [2; 24], [0; 24]]), Ok(3));
+    let mut batch = Vec::new();
+    assert_eq!((rx.recv_batch(&mut batch, 9), batch[0].flag), (Ok(1), true));
+    assert_eq!(stage.word(1), put_back(reading(full(0), 0)));
+    let bad = RecvError::InvalidValue { position: 1 };
+    assert_eq!(rx.recv_batch(&mut batch, 9), Err(bad));
+    assert_eq!(rx.recv_batch(&mut batch, 9), Ok(1));
+    assert_eq!(batch[1], Flagged { flag: false, rest: [0; 23] });
+}
+
+#[test]
 fn a_held_message_goes_back_unless_it_is_released() {
     for consumers in [1, 2] {
         let stage = Stage::new::<Triple>(3, 2, consumers);
