@@ -16,6 +16,9 @@ pub enum Unit {
     RoundTrip,
     /// Messages of this many bytes, timed by the second half, which receives them.
     Stream(u64),
+    /// Messages of this many bytes, timed by the first half, which sends them: the second one may
+    /// miss some.
+    Sent(u64),
     /// Single times in nanoseconds, noted with [`Stage::sample`]; their percentiles are shown.
     Latency,
 }
@@ -164,6 +167,12 @@ impl Suite {
             self.tables.len() - 1
         });
         self
+    }
+
+    /// Begins a table whose first contest is `limit`, measured there once more.
+    pub fn table_next_to(&mut self, key: &str, title: &str, limit: Contest) -> &mut Self {
+        let id = format!("{key}/{}", limit.name);
+        self.table(key, title, &id).add(limit)
     }
 
     /// Adds a contest to the table in use; its id is the table's key and its name.

@@ -5,6 +5,7 @@
 //! is compiled into its own loop.
 
 use crate::stage::{Outcome, Side, Stage};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Instant;
 
@@ -70,6 +71,52 @@ pub fn serve_all(stage: &Stage, mut serve: impl FnMut() -> Outcome) -> Outcome {
     stage.run(|count| {
         for _ in 0..count {
             serve()?;
+        }
+        Ok(())
+    })
+}
+
+/// The lines by which one half asks the other to show something.
+const ASKED_TO_SHOW: usize = 61;
+const SHOWN: usize = 62;
+
+/// Looks at what the other half shows: the first half asks over one line, the second one calls
+/// `show` and says so over another line, and then the first one calls `look`, which must yield the
+/// number that was shown.
+///
+/// # Errors
+///
+/// Those of the calls; or if something else was seen.
+pub fn show_and_look(
+    stage: &Stage,
+    mut show: impl FnMut(u64) -> Outcome,
+    mut look: impl FnMut() -> Outcome<u64>,
+) -> Outcome {
+    let (asked, shown) = (stage.shared().word(ASKED_TO_SHOW), stage.shared().word(SHOWN));
+    let await_number = |word: &AtomicU64, number| {
+        while word.load(Acquire) != number {
+            core::hint::spin_loop();
+        }
+    };
+    if stage.side() == Side::First {
+        asked.store(0, Release);
+        shown.store(0, Release);
+    }
+    let mut number = 0_u64;
+    stage.run(|count| {
+        for _ in 0..count {
+            number += 1;
+            if stage.side() == Side::First {
+                asked.store(number, Release);
+                await_number(shown, number);
+                if look()? != number {
+                    return Err("something else was seen".into());
+                }
+            } else {
+                await_number(asked, number);
+                show(number)?;
+                shown.store(number, Release);
+            }
         }
         Ok(())
     })
@@ -186,6 +233,71 @@ pub fn receive_batches(
     })?;
     check_sum(stage, words, sum)
 }
+
+/// The receiving half of a stream that may have gaps: `receive` yields a message's number, or
+/// how many messages were missed.
+///
+/// # Errors
+///
+/// Those of `receive`; or if another message came than was due.
+#[inline]
+pub fn receive_with_gaps(
+    stage: &Stage,
+    mut receive: impl FnMut() -> Outcome<Result<u64, u64>>,
+) -> Outcome {
+    // All that were sent up to here, and those that were to be sent up to the end of the block.
+    let (mut passed, mut due, mut missed) = (0, 0, 0);
+    stage.run(|count| {
+        due += count;
+        while passed < due {
+            match receive()? {
+                Ok(number) if number == passed + 1 => passed = number,
+                Ok(_) => return Err("another message came than was due".into()),
+                Err(gap) => {
+                    passed += gap;
+                    missed += gap;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    stage.count("missed", missed);
+    if passed == due { Ok(()) } else { Err("more was missed than sent".into()) }
+}
+
+/// A stream in both directions at once: each half sends a message and receives one, its own or the
+/// other half's, by turns.
+///
+/// # Errors
+///
+/// Those of the calls; or if the sum over everything that both received is wrong.
+#[inline]
+pub fn exchange(
+    stage: &Stage,
+    words: u64,
+    mut send: impl FnMut(u64) -> Outcome,
+    mut receive: impl FnMut() -> Outcome<u64>,
+) -> Outcome {
+    let (mut number, mut sum) = (0_u64, 0_u64);
+    stage.run(|count| {
+        let first = number + 1;
+        let mut part = 0_u64;
+        for number in first..first + count {
+            send(number)?;
+            part = part.wrapping_add(receive()?);
+        }
+        number += count;
+        sum = sum.wrapping_add(part);
+        Ok(())
+    })?;
+    let sums = EXCHANGED.map(|line| stage.shared().word(line));
+    sums[stage.side() as usize].store(sum, Release);
+    stage.meet()?;
+    check_sum(stage, 2 * words, sums[0].load(Acquire).wrapping_add(sums[1].load(Acquire)))
+}
+
+/// The lines in which the halves leave the sums of what they received.
+const EXCHANGED: [usize; 2] = [63, 64];
 
 fn check_sum(stage: &Stage, words: u64, sum: u64) -> Outcome {
     let all = u128::from(stage.total());

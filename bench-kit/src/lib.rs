@@ -18,6 +18,8 @@
 //! | `cpus`, `shared`, `words`, `haltpoll` | processors, shared memory, payloads, the idle loop |
 //! | `limits` | physical limits: the same work with nothing around it |
 //! | `ours` | our rings |
+//! | `many` | our rings with many ends |
+//! | `bystander` | processes that hold an end and do nothing |
 //! | `pages` | our rings on every kind of page |
 //! | `sum` | medians, ratios of one round, near and far |
 //! | `report`, `svg` | tables as text, Markdown and JSON; plots |
@@ -26,12 +28,14 @@
 //! It judges nothing: no number makes a run fail. A contestant that breaks (an
 //! error, a wrong sum, ten seconds without an end) has that said in its row.
 
+pub mod bystander;
 mod contest;
 mod coordinator;
 mod cpus;
 pub mod drive;
 mod haltpoll;
 pub mod limits;
+pub mod many;
 mod options;
 pub mod ours;
 pub mod pages;

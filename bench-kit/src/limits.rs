@@ -71,6 +71,41 @@ pub fn two_lines() -> Contest {
     })
 }
 
+/// Two lines, one for each direction, and a line of 56 bytes that the other half has written before
+/// it answers.
+pub fn shown_line() -> Contest {
+    limit("a raw line of 56 B", Unit::RoundTrip, |stage| {
+        let shared = stage.shared();
+        let show = |number| {
+            // SAFETY: the first half looks there only when it has been told so, after this.
+            fill(unsafe { shared.bytes(8, 7) }, number);
+            Ok(())
+        };
+        let look = || {
+            // SAFETY: the other half has said that it has written, and writes again only when it
+            // is asked.
+            let words = unsafe { shared.bytes(8, 7) };
+            Ok(sum(words) / 7)
+        };
+        drive::show_and_look(stage, show, look)
+    })
+}
+
+/// The same without the line that is looked at.
+pub fn shown_nothing() -> Contest {
+    limit("nothing: two lines, one each way", Unit::RoundTrip, |stage| {
+        let mut number = 0;
+        drive::show_and_look(
+            stage,
+            |_| Ok(()),
+            || {
+                number += 1;
+                Ok(number)
+            },
+        )
+    })
+}
+
 /// `WORDS` words and a flag in front of them to and fro, each way in a place of its own.
 pub fn message_trip<const WORDS: usize>() -> Contest {
     let name = format!("raw {} B + flag each way", WORDS * 8);

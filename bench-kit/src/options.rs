@@ -1,6 +1,6 @@
 //! The command line of a benchmark.
 
-use crate::contest::{Contest, Role, Suite};
+use crate::contest::{Contest, Suite};
 use std::path::PathBuf;
 
 /// How much time is spent.
@@ -45,7 +45,8 @@ pub struct Options {
 const HELP: &str = "\
   --quick            under a minute (what is done if nothing is said)
   --full             under six minutes
-  --only TEXT        only contests whose id contains TEXT, and their limits; may be repeated
+  --only TEXT        only contests whose id contains TEXT, and what they are divided by; may be
+                     repeated
   --rounds N         so many rounds
   --against PROGRAM  measures another build of this benchmark in the same rounds
   --json FILE        writes all numbers
@@ -110,15 +111,13 @@ impl Options {
         }
     }
 
-    /// Whether the contest, or one it is the limit of, was asked for.
+    /// Whether the contest, or one that is divided by it, was asked for.
     pub(crate) fn wants(&self, suite: &Suite, contest: &Contest) -> bool {
         let asked = |contest: &Contest| {
             self.only.is_empty() || self.only.iter().any(|part| contest.id.contains(part.as_str()))
         };
         let limits = |other: &Contest| suite.tables[other.table].limit == contest.id;
-        asked(contest)
-            || (contest.role == Role::Limit
-                && suite.contests.iter().any(|other| asked(other) && limits(other)))
+        asked(contest) || suite.contests.iter().any(|other| asked(other) && limits(other))
     }
 
     pub(crate) fn progress(&self, round: usize, id: &str) {

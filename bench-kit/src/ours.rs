@@ -31,6 +31,7 @@ pub fn suite() -> Suite {
     let mut suite = Suite::new();
     round_trips(&mut suite);
     streams(&mut suite);
+    crate::many::add(&mut suite);
     capacities(&mut suite);
     percentiles(&mut suite);
     waiting(&mut suite);
@@ -50,6 +51,9 @@ pub fn round_trips(suite: &mut Suite) {
     suite.table("rt-64", "Round trip, 64 B", line);
     suite.add(limits::message_trip::<8>());
     suite.add(typed_trip::<8>(WaitMode::Spin)).add(record_trip(64)).add(duplex_trip::<8>());
+    let title = "Asking over a line, being answered over another, and then reading";
+    suite.table("shown", title, "shown/a raw line of 56 B");
+    suite.add(limits::shown_line()).add(limits::shown_nothing()).add(latest_shown::<7>());
     suite.table("rt-4k", "Round trip, 4 KiB", "rt-4k/raw 4096 B + flag each way");
     suite.add(limits::message_trip::<512>());
     suite.add(record_trip_in_place(4096)).add(record_trip(4096));
@@ -122,7 +126,7 @@ fn machine(suite: &mut Suite) {
     suite.add(limits::memcpy("64 MiB, from memory", 64 << 20));
 }
 
-fn ours(
+pub(crate) fn ours(
     name: impl Into<String>,
     unit: Unit,
     halves: impl Fn(&Stage) -> Outcome + Clone + Send + Sync + 'static,
@@ -153,7 +157,7 @@ pub(crate) fn segment(
 }
 
 /// The names of the rings in which this half sends and receives.
-fn directions(stage: &Stage) -> [&'static str; 2] {
+pub(crate) fn directions(stage: &Stage) -> [&'static str; 2] {
     match stage.side() {
         Side::First => ["ping", "pong"],
         Side::Second => ["pong", "ping"],
@@ -236,6 +240,24 @@ where
     })
 }
 
+/// One read of a latest value of `WORDS` words that the other half has just written.
+pub fn latest_shown<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    ours(format!("latest value, {} B", WORDS * 8), Unit::RoundTrip, |stage| {
+        let segment = segment(stage, |s| s.latest::<[u64; WORDS]>("shown"))?;
+        if stage.side() == Side::First {
+            let mut reader = segment.latest_reader::<[u64; WORDS]>("shown")?;
+            let look = || untorn(&reader.read()?.value);
+            return drive::show_and_look(stage, |_| Ok(()), look);
+        }
+        let mut writer = segment.latest_writer::<[u64; WORDS]>("shown")?;
+        let show = |number| Ok(writer.write(&[number; WORDS]).map(drop)?);
+        drive::show_and_look(stage, show, || Ok(0))
+    })
+}
+
 /// Requests and answers of `WORDS` words through a duplex channel, one under way at a time.
 pub fn duplex_trip<const WORDS: usize>() -> Contest
 where
@@ -315,7 +337,7 @@ pub fn record_trip_in_place(bytes: usize) -> Contest {
     })
 }
 
-fn untorn(words: &[u64]) -> Outcome<u64> {
+pub(crate) fn untorn(words: &[u64]) -> Outcome<u64> {
     let first = *words.first().ok_or("an empty message")?;
     let whole = sum(words) == first.wrapping_mul(words.len() as u64);
     if whole { Ok(first) } else { Err("a torn message".into()) }
@@ -356,7 +378,7 @@ where
 }
 
 #[inline]
-fn total(words: &[u64]) -> u64 {
+pub(crate) fn total(words: &[u64]) -> u64 {
     words.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
@@ -384,7 +406,7 @@ where
     contest.granule(BATCH as u64).lap(2 * SLOTS)
 }
 
-fn ring_for(bytes: usize) -> u64 {
+pub(crate) fn ring_for(bytes: usize) -> u64 {
     if bytes < 1024 { SMALL_RING } else { BULK_RING }
 }
 

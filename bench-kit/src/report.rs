@@ -193,7 +193,7 @@ fn aligned(f: &mut fmt::Formatter<'_>, headings: &[String], rows: &[Vec<String>]
 
 /// Headings and cells of a table; columns in which nothing stands are left out.
 fn cells(sheet: &Sheet, rows: &[Row]) -> (Vec<String>, Vec<Vec<String>>) {
-    let limit = rows.first().filter(|row| row.role == crate::Role::Limit);
+    let limit = rows.first().filter(|row| row.id == sheet.limit);
     let limit_name = limit.map_or_else(|| "limit".to_owned(), |row| row.name.clone());
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
     let mut column = |heading: &str, cell: &dyn Fn(&Row) -> String| {

@@ -1,6 +1,6 @@
 //! Medians, ratios of one round, near and far.
 
-use crate::contest::{Contest, Place, Suite, Unit};
+use crate::contest::{Contest, Place, Suite, Table, Unit};
 use crate::coordinator::{Run, Turn};
 use crate::stage::{Plan, Told};
 use serde::Serialize;
@@ -110,6 +110,8 @@ pub struct Sheet {
     pub title: String,
     /// `stream`, `round trip` or `latency`: what is shown.
     pub kind: &'static str,
+    /// The id of the contestant that all others are divided by.
+    pub limit: String,
     /// Rows of near turns.
     pub near: Vec<Row>,
     /// Rows of far turns.
@@ -148,11 +150,12 @@ fn sheet(suite: &Suite, run: &Run, at: usize) -> Option<Sheet> {
     absent.extend(missing.map(|(_, name, why)| (name.clone(), why.clone())));
     let unit = contests.iter().map(|&c| &suite.contests[c]).find(|c| c.table == at)?.unit;
     let kind = match unit {
-        Unit::Stream(_) => "stream",
+        Unit::Stream(_) | Unit::Sent(_) => "stream",
         Unit::RoundTrip => "round trip",
         Unit::Latency => "latency",
     };
-    Some(Sheet { key: table.key.clone(), title: table.title.clone(), kind, near, far, absent })
+    let Table { key, title, limit } = table.clone();
+    Some(Sheet { key, title, kind, limit, near, far, absent })
 }
 
 fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> Option<Row> {
@@ -213,8 +216,10 @@ fn row(suite: &Suite, run: &Run, at: usize, limit: Option<usize>, far: bool) -> 
         turns: turns.len(),
         nanos,
         gib_per_second: match contest.unit {
-            Unit::Stream(bytes) => Some(bytes as f64 / nanos.median * 1e9 / f64::from(1 << 30)),
-            _ => None,
+            Unit::Stream(bytes) | Unit::Sent(bytes) => {
+                Some(bytes as f64 / nanos.median * 1e9 / f64::from(1 << 30))
+            }
+            Unit::RoundTrip | Unit::Latency => None,
         },
         times_limit: limit.and_then(|limit| ratios(limit, 0)),
         times_other_build: ratios(at, 1),

@@ -1,0 +1,266 @@
+//! Our rings with many ends.
+//!
+//! There are two processors, so two ends are at work at a time. What many ends
+//! cost is shown by others that are attached and stopped, in processes of their
+//! own; where two ends are at work on one processor, the row says so.
+
+use crate::bystander::Bystander;
+use crate::contest::{Contest, Suite, Unit};
+use crate::drive;
+use crate::ours::{self, BATCH, SLOTS, directions, ours, ring_for, segment, total, untorn};
+use crate::stage::{Outcome, Side, Stage};
+use crate::words::sum;
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use hugeshm::{
+    BroadcastConsumer, BroadcastRecords, BroadcastRing, Join, Producer, RecvError, Segment,
+    WaitMode,
+};
+
+/// Places for consumers in the broadcast rings.
+const CONSUMERS: u32 = 4;
+
+/// Rings with many ends, next to the ring with two.
+pub fn add(suite: &mut Suite) {
+    broadcasts(suite);
+}
+
+/// Broadcast rings.
+pub fn broadcasts(suite: &mut Suite) {
+    broadcast_streams::<1>(suite, "8");
+    broadcast_streams::<8>(suite, "64");
+    let title = "Broadcast to one consumer, stream, 4 KiB";
+    suite.table_next_to("b-4k", title, ours::record_stream(4096));
+    suite.add(record_stream(4096)).add(record_stream_lossy(4096));
+    let title = "Broadcast, round trip, 64 B";
+    suite.table_next_to("b-rt", title, ours::typed_trip::<8>(WaitMode::Spin));
+    suite.add(trip::<8>());
+    let title =
+        "Broadcast, 64 B, by the producer's clock: stopped consumers beside one that receives";
+    suite.table_next_to("b-stopped", title, beside::<8>("1 consumer", Others::None));
+    suite.add(beside::<8>("4 consumers, 3 of them stopped", Others::Stopped));
+    suite.add(beside::<8>("4 consumers, 3 of them stopped asleep", Others::Asleep));
+}
+
+/// Rings of many producers and many consumers of messages of `WORDS` words.
+pub fn many_to_many<const WORDS: usize>(suite: &mut Suite)
+where
+    [u64; WORDS]: Pod,
+{
+    let key = format!("m-{}", WORDS * 8);
+    let title = format!("Many to many, with one producer and one consumer, {} B", WORDS * 8);
+    suite.table_next_to(&key, &title, ours::typed_stream::<WORDS>(SLOTS));
+    let title = format!(
+        "Many to many, with two of each: both halves send one and receive one by turns, {} B",
+        WORDS * 8
+    );
+    suite.table(&format!("{key}-both"), &title, "");
+}
+
+fn broadcast_streams<const WORDS: usize>(suite: &mut Suite, key: &str)
+where
+    [u64; WORDS]: Pod,
+{
+    let title = format!("Broadcast to one consumer, stream, {key} B");
+    suite.table_next_to(&format!("b-{key}"), &title, ours::typed_stream::<WORDS>(SLOTS));
+    suite.add(stream::<WORDS>()).add(lossy::<WORDS>());
+    let title = format!("{title}, batches");
+    suite.table_next_to(&format!("b-{key}-batches"), &title, ours::typed_batches::<WORDS>());
+    suite.add(batches::<WORDS>());
+}
+
+const LOSSLESS: &str = "broadcast ring, lossless";
+const LOSSY: &str = "broadcast ring, lossy, by the producer's clock";
+
+fn ring<T>(lossless: bool) -> BroadcastRing<T> {
+    BroadcastRing::new(SLOTS).consumers(CONSUMERS).lossless(lossless)
+}
+
+fn sender<T: Pod>(stage: &Stage, lossless: bool) -> Outcome<Producer<T>> {
+    let segment = segment(stage, |s| s.broadcast_of("ring", ring::<T>(lossless)))?;
+    Ok(segment.broadcast_producer("ring")?)
+}
+
+fn receiver<T: Pod>(stage: &Stage, lossless: bool) -> Outcome<BroadcastConsumer<T>> {
+    let segment = segment(stage, |s| s.broadcast_of("ring", ring::<T>(lossless)))?;
+    Ok(segment.broadcast_consumer("ring", Join::Newest)?)
+}
+
+/// A stream through a lossless broadcast ring, one message per call.
+pub fn stream<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let contest = ours(LOSSLESS, Unit::Stream(WORDS as u64 * 8), |stage| {
+        if stage.side() == Side::First {
+            let mut sender = sender::<[u64; WORDS]>(stage, true)?;
+            return drive::send_all(stage, |number| Ok(sender.push([number; WORDS])?));
+        }
+        let mut receiver = receiver::<[u64; WORDS]>(stage, true)?;
+        drive::receive_all(stage, WORDS as u64, || Ok(total(&receiver.recv()?)))
+    });
+    contest.lap(2 * SLOTS)
+}
+
+/// A stream through a lossless broadcast ring, 32 messages per call.
+pub fn batches<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let name = format!("{LOSSLESS}, batches of {BATCH}");
+    let contest = ours(name, Unit::Stream(WORDS as u64 * 8), |stage| {
+        if stage.side() == Side::First {
+            let mut sender = sender::<[u64; WORDS]>(stage, true)?;
+            return drive::send_batches(stage, BATCH as u64, |first| {
+                let batch: [_; BATCH] = core::array::from_fn(|at| [first + at as u64; WORDS]);
+                Ok(sender.push_slice(&batch)?)
+            });
+        }
+        let mut receiver = receiver::<[u64; WORDS]>(stage, true)?;
+        let mut messages = Vec::with_capacity(BATCH);
+        drive::receive_batches(stage, WORDS as u64, |left| {
+            messages.clear();
+            let count = receiver.recv_some(&mut messages, BATCH.min(left as usize))?;
+            Ok((count as u64, total(messages.as_flattened())))
+        })
+    });
+    contest.granule(BATCH as u64).lap(2 * SLOTS)
+}
+
+/// A stream through a broadcast ring whose producer waits for nobody.
+pub fn lossy<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    beside::<WORDS>(LOSSY, Others::None)
+}
+
+/// What the other consumers of a broadcast ring do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// There are none.
+    None,
+    /// Three were stopped on their way.
+    Stopped,
+    /// Three were stopped while they slept.
+    Asleep,
+}
+
+/// A stream through a broadcast ring whose producer waits for nobody, with others attached.
+pub fn beside<const WORDS: usize>(name: &str, others: Others) -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let contest = ours(name, Unit::Sent(WORDS as u64 * 8), move |stage| {
+        if stage.side() == Side::First {
+            let mut sender = sender::<[u64; WORDS]>(stage, false)?;
+            return drive::send_all(stage, |number| Ok(sender.push([number; WORDS])?));
+        }
+        let mut receiver = receiver::<[u64; WORDS]>(stage, false)?;
+        let _others = bystanders::<[u64; WORDS]>(stage, others)?;
+        drive::receive_with_gaps(stage, || received(receiver.recv(), |words| untorn(&words)))
+    });
+    contest.lap(2 * SLOTS)
+}
+
+/// Consumers beside the one at work.
+fn bystanders<T: Pod>(stage: &Stage, others: Others) -> Outcome<Vec<Bystander>> {
+    let name = stage.name();
+    let attach = || Ok(Segment::open(&name)?.broadcast_consumer::<T>("ring", Join::Newest)?);
+    let sleep = |consumer: &mut BroadcastConsumer<T>| Ok(consumer.recv().map(drop)?);
+    let bystander = |_| match others {
+        Others::Asleep => Bystander::asleep(attach, sleep),
+        _ => Bystander::holding(attach),
+    };
+    (1..if others == Others::None { 1 } else { CONSUMERS }).map(bystander).collect()
+}
+
+/// A message's number, or the gap.
+#[inline]
+fn received<T>(
+    received: Result<T, RecvError>,
+    number: impl FnOnce(T) -> Outcome<u64>,
+) -> Outcome<Result<u64, u64>> {
+    match received {
+        Ok(message) => Ok(Ok(number(message)?)),
+        Err(RecvError::Gap { missed }) => Ok(Err(missed)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A round trip through two broadcast rings.
+pub fn trip<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    ours("broadcast rings, lossy", Unit::RoundTrip, |stage| {
+        let ring = || BroadcastRing::<[u64; WORDS]>::new(64).consumers(CONSUMERS);
+        let segment =
+            segment(stage, |s| s.broadcast_of("ping", ring()).broadcast_of("pong", ring()))?;
+        let [out, back] = directions(stage);
+        let mut sender = segment.broadcast_producer::<[u64; WORDS]>(out)?;
+        let mut receiver = segment.broadcast_consumer::<[u64; WORDS]>(back, Join::Newest)?;
+        sender.wait_mode(WaitMode::Spin);
+        receiver.wait_mode(WaitMode::Spin);
+        drive::ping_pong(
+            stage,
+            |number| Ok(sender.push([number; WORDS])?),
+            || untorn(&receiver.recv()?),
+        )
+    })
+}
+
+fn records(stage: &Stage, bytes: usize, lossless: bool) -> Outcome<Segment> {
+    let ring = BroadcastRecords::new(ring_for(bytes)).consumers(CONSUMERS).lossless(lossless);
+    segment(stage, |s| s.broadcast_records_of("ring", ring))
+}
+
+/// The sending half of streams of records, copied in.
+fn send_records(stage: &Stage, bytes: usize, lossless: bool) -> Outcome {
+    let mut sender = records(stage, bytes, lossless)?.broadcast_record_producer("ring")?;
+    let mut message = vec![0_u64; bytes / 8];
+    drive::send_all(stage, |number| {
+        message[0] = number;
+        Ok(sender.push(cast_slice(&message))?)
+    })
+}
+
+/// A stream of records through a lossless broadcast ring, copied in and out.
+pub fn record_stream(bytes: usize) -> Contest {
+    let contest = ours("broadcast records, lossless", Unit::Stream(bytes as u64), move |stage| {
+        if stage.side() == Side::First {
+            return send_records(stage, bytes, true);
+        }
+        let segment = records(stage, bytes, true)?;
+        let mut receiver = segment.broadcast_record_consumer("ring", Join::Newest)?;
+        let mut message = vec![0_u64; bytes / 8];
+        drive::receive_all(stage, 1, || {
+            let record = receiver.read()?;
+            record.copy_to(cast_slice_mut(&mut message));
+            record.release()?;
+            Ok(sum(&message))
+        })
+    });
+    contest.lap(2 * ring_for(bytes) / (bytes as u64 + 8))
+}
+
+/// A stream of records through a broadcast ring whose producer waits for nobody.
+pub fn record_stream_lossy(bytes: usize) -> Contest {
+    let name = "broadcast records, lossy, by the producer's clock";
+    let contest = ours(name, Unit::Sent(bytes as u64), move |stage| {
+        if stage.side() == Side::First {
+            return send_records(stage, bytes, false);
+        }
+        let segment = records(stage, bytes, false)?;
+        let mut receiver = segment.broadcast_record_consumer("ring", Join::Newest)?;
+        let mut message = vec![0_u64; bytes / 8];
+        drive::receive_with_gaps(stage, || {
+            let released = receiver.read().and_then(|record| {
+                record.copy_to(cast_slice_mut(&mut message));
+                record.release()
+            });
+            // All words but the first are zero.
+            received(released, |()| Ok(sum(&message)))
+        })
+    });
+    contest.lap(2 * ring_for(bytes) / (bytes as u64 + 8))
+}
