@@ -12,6 +12,7 @@ fn main() {
             .opt_level(3)
             .flag("-march=native")
             .file("native/boost.cpp")
+            .file("native/lockfree.cpp")
             .compile("peer_boost");
         println!("cargo::rustc-link-lib=rt");
     }

@@ -1,7 +1,8 @@
-/* DPDK's ring in memory of our own, single producer and single consumer.
+/* DPDK's ring in memory of our own, for one producer and one consumer, or for many.
  *
  * The size of an element is a constant wherever the ring's inline functions see it, as they ask
- * for. Messages are written and read in the ring, by its zero-copy calls. */
+ * for. Messages are written and read in the ring, by its zero-copy calls, if it is for one
+ * producer and one consumer; it has no such calls for many, unless they wait for each other. */
 #include <rte_ring.h>
 #include <rte_ring_elem.h>
 #include <rte_ring_peek_zc.h>
@@ -10,9 +11,13 @@ long peer_dpdk_size(unsigned words, unsigned slots) {
     return rte_ring_get_memsize_elem(words * 8, slots);
 }
 
-int peer_dpdk_init(void *memory, unsigned slots) {
-    return rte_ring_init(memory, "bench", slots, RING_F_SP_ENQ | RING_F_SC_DEQ);
+int peer_dpdk_init(void *memory, unsigned slots, int many) {
+    return rte_ring_init(memory, "bench", slots, many ? 0 : RING_F_SP_ENQ | RING_F_SC_DEQ);
 }
+
+/* As the callers have it, and as many words as a batch of the longest messages has here. */
+#define BATCH 32
+#define MANY_WORDS 8
 
 static __rte_always_inline void fill(uint64_t *at, unsigned count, unsigned words, uint64_t number) {
     for (unsigned message = 0; message < count; message++, number++)
@@ -29,6 +34,13 @@ static __rte_always_inline uint64_t sum(const uint64_t *at, unsigned long words)
 
 static __rte_always_inline unsigned send_words(struct rte_ring *ring, unsigned words,
                                                uint64_t first, unsigned count) {
+    if (!rte_ring_is_prod_single(ring)) {
+        uint64_t copies[BATCH * MANY_WORDS];
+        if (words > MANY_WORDS)
+            return 0;
+        fill(copies, count, words, first);
+        return rte_ring_mp_enqueue_burst_elem(ring, copies, words * 8, count, NULL);
+    }
     struct rte_ring_zc_data place;
     unsigned now = rte_ring_enqueue_zc_burst_elem_start(ring, words * 8, count, &place, NULL);
     if (now == 0)
@@ -43,6 +55,14 @@ static __rte_always_inline unsigned send_words(struct rte_ring *ring, unsigned w
 
 static __rte_always_inline unsigned receive_words(struct rte_ring *ring, unsigned words,
                                                   unsigned count, uint64_t *total) {
+    if (!rte_ring_is_cons_single(ring)) {
+        uint64_t copies[BATCH * MANY_WORDS];
+        if (words > MANY_WORDS)
+            return 0;
+        unsigned came = rte_ring_mc_dequeue_burst_elem(ring, copies, words * 8, count, NULL);
+        *total = sum(copies, (unsigned long)came * words);
+        return came;
+    }
     struct rte_ring_zc_data place;
     unsigned now = rte_ring_dequeue_zc_burst_elem_start(ring, words * 8, count, &place, NULL);
     if (now == 0)

@@ -57,6 +57,12 @@ pub trait Peer<const N: usize>: 'static {
 
 pub type Ends<const N: usize, P> = End<<P as Peer<N>>::Sender, <P as Peer<N>>::Receiver>;
 
+/// A way to move messages between many: each half may send and receive in one channel.
+pub trait Many<const N: usize>: Peer<N> {
+    /// Makes the channel in the first half and opens it in the second one; both kinds of ends.
+    fn both(stage: &Stage) -> Outcome<(Self::Sender, Self::Receiver)>;
+}
+
 /// How many messages a channel has room for, if it may choose.
 pub const fn slots<const N: usize>() -> usize {
     let fit = (8 << 20) / (N * 8);
@@ -64,18 +70,26 @@ pub const fn slots<const N: usize>() -> usize {
 }
 
 fn end<const N: usize, P: Peer<N> + ?Sized>(stage: &Stage, channel: usize) -> Outcome<Ends<N, P>> {
-    let first = stage.side() == Side::First;
-    let sends = first == (channel == 0);
-    if first {
-        let end = P::make(stage, channel, sends)?;
+    let sends = (stage.side() == Side::First) == (channel == 0);
+    in_turn(stage, || P::make(stage, channel, sends), || P::open(stage, channel, sends))
+}
+
+/// What the first half makes, and then the second one opens.
+pub fn in_turn<T>(
+    stage: &Stage,
+    make: impl FnOnce() -> Outcome<T>,
+    open: impl FnOnce() -> Outcome<T>,
+) -> Outcome<T> {
+    if stage.side() == Side::First {
+        let made = make()?;
         stage.meet()?;
         stage.meet()?;
-        Ok(end)
+        Ok(made)
     } else {
         stage.meet()?;
-        let end = P::open(stage, channel, sends)?;
+        let opened = open()?;
         stage.meet()?;
-        Ok(end)
+        Ok(opened)
     }
 }
 
@@ -113,6 +127,17 @@ pub fn stream<const N: usize, P: Peer<N>>() -> Contest {
     contest::<N, P>(P::NAME.to_owned(), unit, |stage| match end::<N, P>(stage, 0)? {
         End::Sender(mut sender) => drive::send_all(stage, |number| sender.send(number)),
         End::Receiver(mut receiver) => drive::receive_all(stage, N as u64, || receiver.receive()),
+    })
+    .lap(2 * slots::<N>() as u64)
+}
+
+/// Both halves send and receive by turns in one channel.
+pub fn exchange<const N: usize, P: Many<N>>() -> Contest {
+    let unit = Unit::Stream(N as u64 * 8);
+    contest::<N, P>(P::NAME.to_owned(), unit, |stage| {
+        let both = || P::both(stage);
+        let (mut sender, mut receiver) = in_turn(stage, both, both)?;
+        drive::exchange(stage, N as u64, |number| sender.send(number), || receiver.receive())
     })
     .lap(2 * slots::<N>() as u64)
 }

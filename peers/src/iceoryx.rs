@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "as it is used best: samples are written in place")]
 
 use crate::harness::{End, Ends, Peer, Receive, Send, slots};
+use bench_kit::bystander::Bystander;
 use bench_kit::words::{fill_uninit, sum};
 use bench_kit::{Contest, Outcome, Place, Role, Side, Stage, Unit, drive};
 use core::cell::RefCell;
@@ -11,6 +12,7 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
+use iceoryx2::service::port_factory::publish_subscribe::PortFactory;
 
 type IceNode = Node<ipc::Service>;
 
@@ -57,33 +59,99 @@ impl Receive for IceoryxReceiver {
     }
 }
 
+/// What is published, to whom.
+struct Topic<'a> {
+    name: &'a str,
+    subscribers: usize,
+    buffer: usize,
+    /// Whether the oldest messages give way to new ones, instead of being waited for.
+    overflows: bool,
+}
+
+impl Topic<'_> {
+    fn service(&self, node: &IceNode) -> Outcome<PortFactory<ipc::Service, [u64], ()>> {
+        let service = node
+            .service_builder(&self.name.try_into()?)
+            .publish_subscribe::<[u64]>()
+            .max_nodes(1 + self.subscribers)
+            .max_publishers(1)
+            .max_subscribers(self.subscribers)
+            .enable_safe_overflow(self.overflows)
+            .history_size(0)
+            .subscriber_max_buffer_size(self.buffer);
+        Ok(service.open_or_create()?)
+    }
+
+    fn sender<const N: usize>(&self) -> Outcome<IceoryxSender<N>> {
+        let node = node()?;
+        let port = self
+            .service(&node)?
+            .publisher_builder()
+            .initial_max_slice_len(N)
+            .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
+            .create()?;
+        Ok(IceoryxSender { port, _node: node })
+    }
+
+    fn receiver(&self) -> Outcome<IceoryxReceiver> {
+        let node = node()?;
+        let port = self.service(&node)?.subscriber_builder().create()?;
+        Ok(IceoryxReceiver { port, _node: node })
+    }
+}
+
 fn iceoryx<const N: usize, const BUFFER: usize>(
     stage: &Stage,
     channel: usize,
     sends: bool,
 ) -> Outcome<Ends<N, Iceoryx<BUFFER>>> {
-    let node = node()?;
-    let name = format!("{}/{channel}", stage.name());
-    let service = node
-        .service_builder(&name.as_str().try_into()?)
-        .publish_subscribe::<[u64]>()
-        .max_nodes(2)
-        .max_publishers(1)
-        .max_subscribers(1)
-        .enable_safe_overflow(false)
-        .history_size(0)
-        .subscriber_max_buffer_size(slots::<N>().min(BUFFER))
-        .open_or_create()?;
-    Ok(if sends {
-        let port = service
-            .publisher_builder()
-            .initial_max_slice_len(N)
-            .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
-            .create()?;
-        End::Sender(IceoryxSender { port, _node: node })
-    } else {
-        End::Receiver(IceoryxReceiver { port: service.subscriber_builder().create()?, _node: node })
-    })
+    let name = &format!("{}/{channel}", stage.name());
+    let buffer = slots::<N>().min(BUFFER);
+    let topic = Topic { name, subscribers: 1, buffer, overflows: false };
+    Ok(if sends { End::Sender(topic.sender()?) } else { End::Receiver(topic.receiver()?) })
+}
+
+/// A stream to one subscriber that receives and `stopped` that are stopped, by the publisher's
+/// clock; the oldest messages give way.
+pub fn beside<const N: usize>(stopped: usize) -> Contest {
+    let halves = move |stage: &Stage| {
+        let name = &stage.name();
+        let topic = Topic { name, subscribers: 1 + stopped, buffer: slots::<N>(), overflows: true };
+        if stage.side() == Side::First {
+            let mut sender = topic.sender::<N>()?;
+            stage.meet()?;
+            stage.meet()?;
+            return drive::send_all(stage, |number| sender.send(number));
+        }
+        stage.meet()?;
+        // Before this process has a node of its own, of which the others would have a copy.
+        let others = (0..stopped).map(|_| Bystander::holding(|| topic.receiver()));
+        let _others = others.collect::<Outcome<Vec<_>>>()?;
+        let mut receiver = topic.receiver()?;
+        stage.meet()?;
+        let (mut passed, mut ahead) = (0, None);
+        drive::receive_with_gaps(stage, || {
+            let number = match ahead.take() {
+                Some(number) => number,
+                None => receiver.receive()? / N as u64,
+            };
+            let gap = number.checked_sub(passed + 1).ok_or("an old message came")?;
+            if gap == 0 {
+                passed = number;
+                return Ok(Ok(number));
+            }
+            passed += gap;
+            ahead = Some(number);
+            Ok(Err(gap))
+        })
+    };
+    let name = match stopped {
+        0 => "iceoryx2, 1 subscriber".to_owned(),
+        _ => format!("iceoryx2, {} subscribers, {stopped} of them stopped", 1 + stopped),
+    };
+    Contest::new(name, Role::Peer, Unit::Sent(N as u64 * 8), halves, halves)
+        .lap(2 * slots::<N>() as u64)
+        .note("with overflow and discovery; it queues each message for each subscriber")
 }
 
 impl<const N: usize, const BUFFER: usize> Peer<N> for Iceoryx<BUFFER> {

@@ -17,8 +17,8 @@ mod threads;
 
 #[cfg(feature = "aeron")]
 use aeron::Aeron;
-use bench_kit::{Suite, ours};
-use harness::{batches, stream, trip};
+use bench_kit::{Suite, many, ours};
+use harness::{batches, exchange, stream, trip};
 use iceoryx::{Iceoryx, IceoryxEvent};
 use kernel::{EventFd, PacketSocket, Pipe, PosixQueue, Socket};
 use shared::{IpcChannel, ShmemIpc, ShmemIpcAsleep};
@@ -49,6 +49,11 @@ fn suite() -> Suite {
     streams::<8192>(&mut suite);
     suite.table("s-1m", "", "");
     streams::<131_072>(&mut suite);
+    one_to_many(&mut suite);
+    many::many_to_many::<1>(&mut suite);
+    many_to_many::<1>(&mut suite, "m-8", "m-8-both");
+    many::many_to_many::<8>(&mut suite);
+    many_to_many::<8>(&mut suite, "m-64", "m-64-both");
     sleepers(&mut suite);
     suite
 }
@@ -69,7 +74,7 @@ fn trips<const N: usize>(suite: &mut Suite) {
         suite.add(trip::<N, Aeron>());
     }
     #[cfg(feature = "dpdk")]
-    suite.add(trip::<N, native::Dpdk>());
+    suite.add(trip::<N, native::Dpdk<false>>());
     #[cfg(feature = "boost")]
     suite.add(trip::<N, native::Boost<false>>());
     absent(suite);
@@ -79,10 +84,10 @@ fn small_streams<const N: usize>(suite: &mut Suite) {
     suite.add(batches::<N, ShmemIpc>()).add(batches::<N, Rtrb>()).add(batches::<N, Ringbuf>());
     suite.add(batches::<N, Pipe>()).add(batches::<N, Socket>());
     #[cfg(feature = "dpdk")]
-    suite.add(batches::<N, native::Dpdk>());
+    suite.add(batches::<N, native::Dpdk<false>>());
     suite.add(stream::<N, ArrayQueue>()).add(stream::<N, Channel>());
     #[cfg(feature = "dpdk")]
-    suite.add(stream::<N, native::Dpdk>());
+    suite.add(stream::<N, native::Dpdk<false>>());
     streams::<N>(suite);
 }
 
@@ -105,6 +110,35 @@ fn streams<const N: usize>(suite: &mut Suite) {
     absent(suite);
 }
 
+/// Broadcast rings next to publish-subscribe.
+fn one_to_many(suite: &mut Suite) {
+    many::broadcasts(suite);
+    suite.table("b-8", "", "").add(stream::<1, Iceoryx<ICEORYX_BUFFER>>());
+    suite.table("b-64", "", "").add(stream::<8, Iceoryx<ICEORYX_BUFFER>>());
+    suite.table("b-4k", "", "").add(stream::<512, Iceoryx<ICEORYX_BUFFER>>());
+    suite.table("b-rt", "", "").add(trip::<8, Iceoryx<1>>());
+    suite.table("b-stopped", "", "");
+    suite.add(iceoryx::beside::<8>(0)).add(iceoryx::beside::<8>(3));
+}
+
+/// Queues for many producers and many consumers.
+fn many_to_many<const N: usize>(suite: &mut Suite, one: &str, both: &str) {
+    suite.table(one, "", "");
+    suite.add(stream::<N, ArrayQueue>()).add(stream::<N, Channel>());
+    #[cfg(feature = "dpdk")]
+    suite.add(stream::<N, native::Dpdk<true>>());
+    #[cfg(feature = "boost")]
+    suite.add(stream::<N, native::Lockfree>());
+    absent_natives(suite);
+    suite.table(both, "", "");
+    suite.add(exchange::<N, ArrayQueue>()).add(exchange::<N, Channel>());
+    #[cfg(feature = "dpdk")]
+    suite.add(exchange::<N, native::Dpdk<true>>());
+    #[cfg(feature = "boost")]
+    suite.add(exchange::<N, native::Lockfree>());
+    absent_natives(suite);
+}
+
 /// Both sides asleep each time: the peers whose receivers sleep.
 fn sleepers(suite: &mut Suite) {
     for (key, on) in [("asleep-halt", false), ("asleep-poll", true)] {
@@ -123,14 +157,19 @@ fn sleepers(suite: &mut Suite) {
 
 /// Says which peers this build leaves out.
 fn absent(suite: &mut Suite) {
+    absent_natives(suite);
+    if !cfg!(feature = "aeron") {
+        suite.missing("Aeron", "built without `--features aeron` (cmake 3.30, libclang-dev)");
+    }
+}
+
+/// The same without those that have one publisher or sender.
+fn absent_natives(suite: &mut Suite) {
     if !cfg!(feature = "dpdk") {
         suite.missing("DPDK rte_ring", "built without `--features dpdk` (Debian: dpdk-dev)");
     }
     if !cfg!(feature = "boost") {
-        suite.missing("Boost.Interprocess", "built without `--features boost` (libboost-dev)");
-    }
-    if !cfg!(feature = "aeron") {
-        suite.missing("Aeron", "built without `--features aeron` (cmake 3.30, libclang-dev)");
+        suite.missing("Boost", "built without `--features boost` (libboost-dev)");
     }
 }
 

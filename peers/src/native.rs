@@ -8,19 +8,19 @@
 pub use dpdk::Dpdk;
 
 #[cfg(feature = "boost")]
-pub use boost::Boost;
+pub use boost::{Boost, Lockfree};
 
 #[cfg(feature = "dpdk")]
 mod dpdk {
-    use crate::harness::{BATCH, End, Ends, Peer, Receive, Send, slots};
-    use bench_kit::{Outcome, Place, Stage};
+    use crate::harness::{BATCH, End, Ends, Many, Peer, Receive, Send, slots};
+    use bench_kit::{Outcome, Place, Side, Stage};
     use core::ffi::{c_int, c_long, c_uint, c_void};
     use core::hint::spin_loop;
     use std::sync::Arc;
 
     unsafe extern "C" {
         safe fn peer_dpdk_size(words: c_uint, slots: c_uint) -> c_long;
-        fn peer_dpdk_init(memory: *mut c_void, slots: c_uint) -> c_int;
+        fn peer_dpdk_init(memory: *mut c_void, slots: c_uint, many: c_int) -> c_int;
         fn peer_dpdk_send(ring: *mut c_void, words: c_uint, first: u64, count: c_uint) -> c_uint;
         fn peer_dpdk_receive(
             ring: *mut c_void,
@@ -30,8 +30,8 @@ mod dpdk {
         ) -> c_uint;
     }
 
-    /// DPDK's `rte_ring`, one producer and one consumer.
-    pub struct Dpdk;
+    /// DPDK's `rte_ring`: of one producer and one consumer, or of many.
+    pub struct Dpdk<const MANY: bool>;
 
     /// A line of memory, as the ring wants to be aligned.
     #[repr(align(128))]
@@ -40,12 +40,14 @@ mod dpdk {
 
     /// Keeps the memory.
     struct Ring(#[expect(dead_code, reason = "the C library's")] core::cell::UnsafeCell<Vec<Line>>);
-    // SAFETY: only the ring's own functions touch the memory, for one producer and one consumer.
+    // SAFETY: only the ring's own functions touch the memory, for one producer and one consumer
+    // unless it was made for many.
     unsafe impl core::marker::Send for Ring {}
     // SAFETY: as above.
     unsafe impl Sync for Ring {}
 
     /// One end.
+    #[derive(Clone)]
     pub struct RingEnd<const N: usize>(
         #[expect(dead_code, reason = "keeps the memory")] Arc<Ring>,
         *mut c_void,
@@ -63,7 +65,7 @@ mod dpdk {
             while sent < count {
                 let left = (count - sent).min(BATCH) as c_uint;
                 // SAFETY: the ring was made for messages of this size, and this is its one
-                // producer; the C side takes up to `BATCH`.
+                // producer, or it was made for many; the C side takes up to `BATCH`.
                 let now = unsafe { peer_dpdk_send(self.1, N as c_uint, first + sent, left) };
                 sent += u64::from(now);
                 if now == 0 {
@@ -84,7 +86,7 @@ mod dpdk {
             let mut total = 0;
             loop {
                 // SAFETY: the ring was made for messages of this size, and this is its one
-                // consumer; the C side takes up to `BATCH`.
+                // consumer, or it was made for many; the C side takes up to `BATCH`.
                 let now = unsafe { peer_dpdk_receive(self.1, N as c_uint, max, &mut total) };
                 if now > 0 {
                     return Ok((u64::from(now), total));
@@ -94,27 +96,22 @@ mod dpdk {
         }
     }
 
-    impl<const N: usize> Peer<N> for Dpdk {
-        const NAME: &'static str = "DPDK rte_ring";
+    impl<const N: usize, const MANY: bool> Peer<N> for Dpdk<MANY> {
+        const NAME: &'static str =
+            if MANY { "DPDK rte_ring, many-to-many" } else { "DPDK rte_ring" };
         const PLACE: Place = Place::Threads;
-        const NOTE: &'static str = "each message or batch costs a C call";
+        const NOTE: &'static str = if MANY {
+            "each message costs a C call, and a copy in and out"
+        } else {
+            "each message or batch costs a C call"
+        };
         type Sender = RingEnd<N>;
         type Receiver = RingEnd<N>;
 
         fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
-            let slots = slots::<N>().next_power_of_two() as u32;
-            let size = peer_dpdk_size(N as u32, slots);
-            let lines = usize::try_from(size)?.div_ceil(128) + 1;
-            let mut memory = vec![Line([0; 128]); lines];
-            let at: *mut c_void = memory.as_mut_ptr().cast();
-            // SAFETY: aligned to 128 bytes and as long as the ring said.
-            if unsafe { peer_dpdk_init(at, slots) } != 0 {
-                return Err("rte_ring_init refused".into());
-            }
-            let ring = Arc::new(Ring(memory.into()));
-            let end = || RingEnd::<N>(Arc::clone(&ring), at);
-            stage.hand(end());
-            Ok(if sends { End::Sender(end()) } else { End::Receiver(end()) })
+            let end = ring::<N>(MANY)?;
+            stage.hand(end.clone());
+            Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
         }
 
         fn open(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
@@ -122,14 +119,40 @@ mod dpdk {
             Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
         }
     }
+
+    impl<const N: usize> Many<N> for Dpdk<true> {
+        fn both(stage: &Stage) -> Outcome<(Self::Sender, Self::Receiver)> {
+            if stage.side() == Side::First {
+                let end = ring::<N>(true)?;
+                stage.hand(end.clone());
+                return Ok((end.clone(), end));
+            }
+            let end = stage.take::<RingEnd<N>>()?;
+            Ok((end.clone(), end))
+        }
+    }
+
+    /// An end of a new ring.
+    fn ring<const N: usize>(many: bool) -> Outcome<RingEnd<N>> {
+        let slots = slots::<N>().next_power_of_two() as u32;
+        let size = peer_dpdk_size(N as u32, slots);
+        let lines = usize::try_from(size)?.div_ceil(128) + 1;
+        let mut memory = vec![Line([0; 128]); lines];
+        let at: *mut c_void = memory.as_mut_ptr().cast();
+        // SAFETY: aligned to 128 bytes and as long as the ring said.
+        if unsafe { peer_dpdk_init(at, slots, c_int::from(many)) } != 0 {
+            return Err("rte_ring_init refused".into());
+        }
+        Ok(RingEnd(Arc::new(Ring(memory.into())), at))
+    }
 }
 
 #[cfg(feature = "boost")]
 mod boost {
-    use crate::harness::{End, Ends, Peer, Receive, Send};
+    use crate::harness::{End, Ends, Many, Peer, Receive, Send};
     use bench_kit::words::{fill, sum};
-    use bench_kit::{Outcome, Place, Stage};
-    use core::ffi::{c_char, c_int, c_void};
+    use bench_kit::{Outcome, Place, Side, Stage};
+    use core::ffi::{c_char, c_int, c_uint, c_void};
     use core::hint::spin_loop;
     use core::ptr::NonNull;
     use std::ffi::CString;
@@ -143,6 +166,12 @@ mod boost {
         fn peer_boost_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
         fn peer_boost_try_send(queue: *mut c_void, bytes: *const c_void, len: usize) -> c_int;
         fn peer_boost_try_receive(queue: *mut c_void, bytes: *mut c_void, len: usize) -> c_int;
+        fn peer_lockfree_make(name: *const c_char, words: c_uint) -> *mut c_void;
+        fn peer_lockfree_open(name: *const c_char) -> *mut c_void;
+        fn peer_lockfree_remove(name: *const c_char);
+        fn peer_lockfree_close(queue: *mut c_void);
+        fn peer_lockfree_push(queue: *mut c_void, words: c_uint, number: u64) -> c_int;
+        fn peer_lockfree_pop(queue: *mut c_void, words: c_uint, total: &mut u64) -> c_int;
     }
 
     /// Boost.Interprocess `message_queue`, polled, or with its blocking calls.
@@ -228,5 +257,90 @@ mod boost {
         let queue = NonNull::new(queue).ok_or("message_queue threw")?;
         let end = QueueEnd { queue, message: vec![0; N] };
         Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+    }
+
+    /// Boost.Lockfree's queue of fixed size, for many producers and consumers, in shared memory.
+    pub struct Lockfree;
+
+    /// One end of it, as good as the other.
+    pub struct LockfreeEnd<const N: usize>(NonNull<c_void>);
+
+    impl<const N: usize> Drop for LockfreeEnd<N> {
+        fn drop(&mut self) {
+            // SAFETY: made by one of the two functions that make queues, and not used any more.
+            unsafe { peer_lockfree_close(self.0.as_ptr()) };
+        }
+    }
+
+    impl<const N: usize> Send for LockfreeEnd<N> {
+        fn send(&mut self, number: u64) -> Outcome {
+            // SAFETY: a living queue of messages of so many words.
+            while unsafe { peer_lockfree_push(self.0.as_ptr(), N as c_uint, number) } == 0 {
+                spin_loop();
+            }
+            Ok(())
+        }
+    }
+
+    impl<const N: usize> Receive for LockfreeEnd<N> {
+        fn receive(&mut self) -> Outcome<u64> {
+            let mut total = 0;
+            // SAFETY: a living queue of messages of so many words.
+            while unsafe { peer_lockfree_pop(self.0.as_ptr(), N as c_uint, &mut total) } == 0 {
+                spin_loop();
+            }
+            Ok(total)
+        }
+    }
+
+    fn lockfree<const N: usize>(stage: &Stage, make: bool) -> Outcome<LockfreeEnd<N>> {
+        let name = CString::new(stage.name())?;
+        let queue = if make {
+            // SAFETY: a string that ends with zero.
+            unsafe { peer_lockfree_make(name.as_ptr(), N as c_uint) }
+        } else {
+            // SAFETY: as above.
+            unsafe { peer_lockfree_open(name.as_ptr()) }
+        };
+        Ok(LockfreeEnd(NonNull::new(queue).ok_or("lockfree::queue could not be made")?))
+    }
+
+    /// Removes the name, once both halves have mapped the memory.
+    fn forget(stage: &Stage) -> Outcome {
+        let name = CString::new(stage.name())?;
+        // SAFETY: a string that ends with zero.
+        unsafe { peer_lockfree_remove(name.as_ptr()) };
+        Ok(())
+    }
+
+    impl<const N: usize> Peer<N> for Lockfree {
+        const NAME: &'static str = "Boost.Lockfree queue";
+        const PLACE: Place = Place::Processes;
+        const NOTE: &'static str =
+            "each message costs a C++ call and an allocation in its list of nodes; polled";
+        type Sender = LockfreeEnd<N>;
+        type Receiver = LockfreeEnd<N>;
+
+        fn make(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let end = lockfree(stage, true)?;
+            Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+        }
+
+        fn open(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
+            let end = lockfree(stage, false)?;
+            forget(stage)?;
+            Ok(if sends { End::Sender(end) } else { End::Receiver(end) })
+        }
+    }
+
+    impl<const N: usize> Many<N> for Lockfree {
+        fn both(stage: &Stage) -> Outcome<(Self::Sender, Self::Receiver)> {
+            let first = stage.side() == Side::First;
+            let ends = (lockfree(stage, first)?, lockfree(stage, false)?);
+            if !first {
+                forget(stage)?;
+            }
+            Ok(ends)
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! Peers that work between threads of one process only.
 #![expect(unsafe_code, reason = "peers as they are used best: slots are written in place")]
 
-use crate::harness::{End, Ends, Peer, Receive, Send, slots};
+use crate::harness::{End, Ends, Many, Peer, Receive, Send, slots};
 use bench_kit::words::{fill_uninit, sum};
-use bench_kit::{Outcome, Place, Stage};
+use bench_kit::{Outcome, Place, Side, Stage};
 use core::hint::spin_loop;
 use core::mem::MaybeUninit;
 use ringbuf::traits::{Consumer as _, Producer as _, Raw as _, Split as _};
@@ -27,6 +27,20 @@ fn part<S: core::marker::Send + 'static, R: core::marker::Send + 'static>(
 
 fn taken<S: 'static, R: 'static>(stage: &Stage, sends: bool) -> Outcome<End<S, R>> {
     Ok(if sends { End::Sender(stage.take()?) } else { End::Receiver(stage.take()?) })
+}
+
+/// Both ends for this half, and copies of them for the other one; the second half takes those.
+fn shared_out<S, R>(stage: &Stage, make: impl FnOnce() -> (S, R)) -> Outcome<(S, R)>
+where
+    S: Clone + core::marker::Send + 'static,
+    R: Clone + core::marker::Send + 'static,
+{
+    if stage.side() == Side::Second {
+        return stage.take();
+    }
+    let ends = make();
+    stage.hand(ends.clone());
+    Ok(ends)
 }
 
 /// Up to this many words a message is passed by value, beyond it is written in its slot.
@@ -230,6 +244,7 @@ impl<const N: usize> Peer<N> for Ringbuf {
 pub struct ArrayQueue;
 
 /// One end of it, as good as the other.
+#[derive(Clone)]
 pub struct QueueEnd<const N: usize>(Arc<crossbeam_queue::ArrayQueue<[u64; N]>>);
 
 impl<const N: usize> Send for QueueEnd<N> {
@@ -269,6 +284,15 @@ impl<const N: usize> Peer<N> for ArrayQueue {
     }
 }
 
+impl<const N: usize> Many<N> for ArrayQueue {
+    fn both(stage: &Stage) -> Outcome<(Self::Sender, Self::Receiver)> {
+        shared_out(stage, || {
+            let queue = QueueEnd(Arc::new(crossbeam_queue::ArrayQueue::new(slots::<N>())));
+            (queue.clone(), queue)
+        })
+    }
+}
+
 /// crossbeam's bounded channel, with its blocking calls.
 pub struct Channel;
 
@@ -298,5 +322,11 @@ impl<const N: usize> Peer<N> for Channel {
 
     fn open(stage: &Stage, _channel: usize, sends: bool) -> Outcome<Ends<N, Self>> {
         taken(stage, sends)
+    }
+}
+
+impl<const N: usize> Many<N> for Channel {
+    fn both(stage: &Stage) -> Outcome<(Self::Sender, Self::Receiver)> {
+        shared_out(stage, || crossbeam_channel::bounded(slots::<N>()))
     }
 }
