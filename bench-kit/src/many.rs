@@ -22,6 +22,8 @@ const CONSUMERS: u32 = 4;
 /// Rings with many ends, next to the ring with two.
 pub fn add(suite: &mut Suite) {
     broadcasts(suite);
+    many_to_one::<1>(suite);
+    many_to_one::<8>(suite);
 }
 
 /// Broadcast rings.
@@ -39,6 +41,20 @@ pub fn broadcasts(suite: &mut Suite) {
     suite.table_next_to("b-stopped", title, beside::<8>("1 consumer", Others::None));
     suite.add(beside::<8>("4 consumers, 3 of them stopped", Others::Stopped));
     suite.add(beside::<8>("4 consumers, 3 of them stopped asleep", Others::Asleep));
+}
+
+/// Rings of many producers of messages of `WORDS` words, with one consumer.
+pub fn many_to_one<const WORDS: usize>(suite: &mut Suite)
+where
+    [u64; WORDS]: Pod,
+{
+    let bytes = WORDS * 8;
+    let title = format!("Many to one, stream, {bytes} B");
+    suite.table_next_to(&format!("n-{bytes}"), &title, ours::typed_stream::<WORDS>(SLOTS));
+    suite.add(lanes::<WORDS, 1>(2)).add(lanes::<WORDS, 1>(16)).add(lanes::<WORDS, 2>(2));
+    let title = format!("{title}, batches");
+    suite.table_next_to(&format!("n-{bytes}-batches"), &title, ours::typed_batches::<WORDS>());
+    suite.add(lane_batches::<WORDS>(2)).add(lane_batches::<WORDS>(16));
 }
 
 /// Rings of many producers and many consumers of messages of `WORDS` words.
@@ -263,4 +279,64 @@ pub fn record_stream_lossy(bytes: usize) -> Contest {
         })
     });
     contest.lap(2 * ring_for(bytes) / (bytes as u64 + 8))
+}
+
+/// The ends of `PRODUCERS` producers, all in this half.
+fn producers<S, const PRODUCERS: usize>(
+    attach: impl FnMut(usize) -> hugeshm::Result<S>,
+) -> Outcome<[S; PRODUCERS]> {
+    let ends = (0..PRODUCERS).map(attach).collect::<hugeshm::Result<Vec<_>>>()?;
+    ends.try_into().map_err(|_| "another number of ends".into())
+}
+
+/// What the reader of a row with so many producers must know.
+const fn on_one_processor(producers: usize) -> &'static str {
+    if producers > 1 { "all producers are on one processor, and send by turns" } else { "" }
+}
+
+/// A stream through lanes, of which the first `PRODUCERS` are in use, one message per call.
+pub fn lanes<const WORDS: usize, const PRODUCERS: usize>(count: u32) -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let name = format!("lanes, {PRODUCERS} of {count} in use");
+    let contest = ours(name, Unit::Stream(WORDS as u64 * 8), move |stage| {
+        let segment = segment(stage, |s| s.lanes::<[u64; WORDS]>("lanes", count, SLOTS))?;
+        if stage.side() == Side::First {
+            let mut senders = producers::<_, PRODUCERS>(|_| segment.lane_producer("lanes"))?;
+            return drive::send_all(stage, |number| {
+                Ok(senders[number as usize % PRODUCERS].push([number; WORDS])?)
+            });
+        }
+        let mut receiver = segment.lanes_consumer::<[u64; WORDS]>("lanes")?;
+        drive::receive_all(stage, WORDS as u64, || Ok(total(&receiver.recv()?.value)))
+    });
+    contest.lap(2 * SLOTS * PRODUCERS as u64).note(on_one_processor(PRODUCERS))
+}
+
+/// A stream through lanes, of which the first is in use, 32 messages per call.
+pub fn lane_batches<const WORDS: usize>(count: u32) -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let name = format!("lanes, 1 of {count} in use, batches of {BATCH}");
+    let contest = ours(name, Unit::Stream(WORDS as u64 * 8), move |stage| {
+        let segment = segment(stage, |s| s.lanes::<[u64; WORDS]>("lanes", count, SLOTS))?;
+        if stage.side() == Side::First {
+            let mut sender = segment.lane_producer::<[u64; WORDS]>("lanes")?;
+            return drive::send_batches(stage, BATCH as u64, |first| {
+                let batch: [_; BATCH] = core::array::from_fn(|at| [first + at as u64; WORDS]);
+                Ok(sender.push_slice(&batch)?)
+            });
+        }
+        let mut receiver = segment.lanes_consumer::<[u64; WORDS]>("lanes")?;
+        let mut messages = Vec::with_capacity(BATCH);
+        drive::receive_batches(stage, WORDS as u64, |left| {
+            messages.clear();
+            let count = receiver.recv_some(&mut messages, BATCH.min(left as usize))?;
+            let sum = messages.iter().fold(0_u64, |sum, from| sum.wrapping_add(total(&from.value)));
+            Ok((count as u64, sum))
+        })
+    });
+    contest.granule(BATCH as u64).lap(2 * SLOTS)
 }
