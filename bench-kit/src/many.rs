@@ -187,7 +187,8 @@ fn bystanders<T: Pod>(stage: &Stage, others: Others) -> Outcome<Vec<Bystander>> 
         Others::Asleep => Bystander::asleep(attach, sleep),
         _ => Bystander::holding(attach),
     };
-    (1..if others == Others::None { 1 } else { CONSUMERS }).map(bystander).collect()
+    let count = if others == Others::None { 0 } else { CONSUMERS - 1 };
+    (0..count).map(bystander).collect()
 }
 
 /// A message's number, or the gap.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// How much time is spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// Under a minute: enough to see a change of a tenth.
+    /// About a minute: enough to see a change of a tenth.
     #[default]
     Quick,
     /// Under six minutes: for tables that are shown to others.
@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 const HELP: &str = "\
-  --quick            under a minute (what is done if nothing is said)
+  --quick            about a minute (what is done if nothing is said)
   --full             under six minutes
   --only TEXT        only contests whose id contains TEXT, and what they are divided by; may be
                      repeated
