@@ -36,11 +36,15 @@ pub fn broadcasts(suite: &mut Suite) {
     let title = "Broadcast, round trip, 64 B";
     suite.table_next_to("b-rt", title, ours::typed_trip::<8>(WaitMode::Spin));
     suite.add(trip::<8>());
-    let title =
-        "Broadcast, 64 B, by the producer's clock: stopped consumers beside one that receives";
-    suite.table_next_to("b-stopped", title, beside::<8>("1 consumer", Others::None));
-    suite.add(beside::<8>("4 consumers, 3 of them stopped", Others::Stopped));
-    suite.add(beside::<8>("4 consumers, 3 of them stopped asleep", Others::Asleep));
+    for (key, lossless, title) in [
+        ("b-stopped", false, "Broadcast, 64 B: stopped consumers beside one that receives"),
+        ("b-idle", true, "Broadcast, lossless, 64 B: the same, where the stopped are not required"),
+    ] {
+        let title = format!("{title}, by the producer's clock");
+        suite.table_next_to(key, &title, beside::<8>("1 consumer", lossless, Others::None));
+        suite.add(beside::<8>("4 consumers, 3 of them stopped", lossless, Others::Stopped));
+        suite.add(beside::<8>("4 consumers, 3 of them stopped asleep", lossless, Others::Asleep));
+    }
 }
 
 /// Rings of many producers of messages of `WORDS` words, with one consumer.
@@ -147,7 +151,7 @@ pub fn lossy<const WORDS: usize>() -> Contest
 where
     [u64; WORDS]: Pod,
 {
-    beside::<WORDS>(LOSSY, Others::None)
+    beside::<WORDS>(LOSSY, false, Others::None)
 }
 
 /// What the other consumers of a broadcast ring do.
@@ -161,17 +165,18 @@ pub enum Others {
     Asleep,
 }
 
-/// A stream through a broadcast ring whose producer waits for nobody, with others attached.
-pub fn beside<const WORDS: usize>(name: &str, others: Others) -> Contest
+/// A stream through a broadcast ring by the producer's clock, with others attached for which it
+/// does not wait.
+pub fn beside<const WORDS: usize>(name: &str, lossless: bool, others: Others) -> Contest
 where
     [u64; WORDS]: Pod,
 {
     let contest = ours(name, Unit::Sent(WORDS as u64 * 8), move |stage| {
         if stage.side() == Side::First {
-            let mut sender = sender::<[u64; WORDS]>(stage, false)?;
+            let mut sender = sender::<[u64; WORDS]>(stage, lossless)?;
             return drive::send_all(stage, |number| Ok(sender.push([number; WORDS])?));
         }
-        let mut receiver = receiver::<[u64; WORDS]>(stage, false)?;
+        let mut receiver = receiver::<[u64; WORDS]>(stage, lossless)?;
         let _others = bystanders::<[u64; WORDS]>(stage, others)?;
         drive::receive_with_gaps(stage, || received(receiver.recv(), |words| untorn(&words)))
     });
@@ -181,7 +186,11 @@ where
 /// Consumers beside the one at work.
 fn bystanders<T: Pod>(stage: &Stage, others: Others) -> Outcome<Vec<Bystander>> {
     let name = stage.name();
-    let attach = || Ok(Segment::open(&name)?.broadcast_consumer::<T>("ring", Join::Newest)?);
+    let attach = || {
+        let mut consumer = Segment::open(&name)?.broadcast_consumer::<T>("ring", Join::Newest)?;
+        consumer.required(false)?;
+        Ok(consumer)
+    };
     let sleep = |consumer: &mut BroadcastConsumer<T>| Ok(consumer.recv().map(drop)?);
     let bystander = |_| match others {
         Others::Asleep => Bystander::asleep(attach, sleep),
