@@ -24,6 +24,8 @@ pub fn add(suite: &mut Suite) {
     broadcasts(suite);
     many_to_one::<1>(suite);
     many_to_one::<8>(suite);
+    many_to_many::<1>(suite);
+    many_to_many::<8>(suite);
 }
 
 /// Broadcast rings.
@@ -56,6 +58,7 @@ where
     let title = format!("Many to one, stream, {bytes} B");
     suite.table_next_to(&format!("n-{bytes}"), &title, ours::typed_stream::<WORDS>(SLOTS));
     suite.add(lanes::<WORDS, 1>(2)).add(lanes::<WORDS, 1>(16)).add(lanes::<WORDS, 2>(2));
+    suite.add(shared::<WORDS, 2>());
     let title = format!("{title}, batches");
     suite.table_next_to(&format!("n-{bytes}-batches"), &title, ours::typed_batches::<WORDS>());
     suite.add(lane_batches::<WORDS>(2)).add(lane_batches::<WORDS>(16));
@@ -69,11 +72,12 @@ where
     let key = format!("m-{}", WORDS * 8);
     let title = format!("Many to many, with one producer and one consumer, {} B", WORDS * 8);
     suite.table_next_to(&key, &title, ours::typed_stream::<WORDS>(SLOTS));
+    suite.add(shared::<WORDS, 1>());
     let title = format!(
         "Many to many, with two of each: both halves send one and receive one by turns, {} B",
         WORDS * 8
     );
-    suite.table(&format!("{key}-both"), &title, "");
+    suite.table_next_to(&format!("{key}-both"), &title, shared_exchange::<WORDS>());
 }
 
 fn broadcast_streams<const WORDS: usize>(suite: &mut Suite, key: &str)
@@ -349,4 +353,46 @@ where
         })
     });
     contest.granule(BATCH as u64).lap(2 * SLOTS)
+}
+
+/// A stream through a shared ring from `PRODUCERS` producers to one consumer.
+pub fn shared<const WORDS: usize, const PRODUCERS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let name = match PRODUCERS {
+        1 => "shared ring".to_owned(),
+        _ => format!("shared ring, {PRODUCERS} producers"),
+    };
+    let contest = ours(name, Unit::Stream(WORDS as u64 * 8), |stage| {
+        let segment = segment(stage, |s| s.shared_ring::<[u64; WORDS]>("ring", SLOTS))?;
+        if stage.side() == Side::First {
+            let mut senders = producers::<_, PRODUCERS>(|_| segment.shared_producer("ring"))?;
+            return drive::send_all(stage, |number| {
+                Ok(senders[number as usize % PRODUCERS].push([number; WORDS])?)
+            });
+        }
+        let mut receiver = segment.shared_consumer::<[u64; WORDS]>("ring")?;
+        drive::receive_all(stage, WORDS as u64, || Ok(total(&receiver.recv()?)))
+    });
+    contest.lap(2 * SLOTS).note(on_one_processor(PRODUCERS))
+}
+
+/// Both halves send and receive by turns through a shared ring.
+pub fn shared_exchange<const WORDS: usize>() -> Contest
+where
+    [u64; WORDS]: Pod,
+{
+    let contest = ours("shared ring", Unit::Stream(WORDS as u64 * 8), |stage| {
+        let segment = segment(stage, |s| s.shared_ring::<[u64; WORDS]>("ring", SLOTS))?;
+        let mut sender = segment.shared_producer::<[u64; WORDS]>("ring")?;
+        let mut receiver = segment.shared_consumer::<[u64; WORDS]>("ring")?;
+        drive::exchange(
+            stage,
+            WORDS as u64,
+            |number| Ok(sender.push([number; WORDS])?),
+            || Ok(total(&receiver.recv()?)),
+        )
+    });
+    contest.lap(2 * SLOTS)
 }
