@@ -28,6 +28,8 @@
 //! the caller treats like any other bytes from a peer.
 #![expect(unsafe_code, reason = "the one place where mapped bytes are accessed")]
 
+mod slots;
+
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
@@ -35,6 +37,8 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+
+pub(crate) use slots::{SlotCursor, SlotPlace, SlotShape};
 
 /// Memory that stays mapped at one address for as long as the value lives.
 ///
@@ -547,51 +551,6 @@ impl BlockCursor {
         BlockWalk { place: self.place, cursor: self }
     }
 
-    /// Where the cursor is.
-    #[inline(always)]
-    pub(crate) fn place(&self) -> BlockPlace {
-        self.place
-    }
-
-    /// How many blocks there are; divides, for slow paths only.
-    pub(crate) fn count(&self) -> usize {
-        self.last / self.shape.bytes + 1
-    }
-
-    /// Where block number `number` of them begins in lap `lap`.
-    pub(crate) fn place_at(&self, number: usize, lap: u64) -> BlockPlace {
-        assert!(number < self.count(), "a block behind the last");
-        BlockPlace { offset: number * self.shape.bytes, lap }
-    }
-
-    /// The number of the block at `place`; divides, for slow paths only.
-    pub(crate) fn number_of(&self, place: BlockPlace) -> usize {
-        place.offset / self.shape.bytes
-    }
-
-    /// The place `count` blocks behind `place`, at most one lap.
-    pub(crate) fn ahead(&self, place: BlockPlace, count: usize) -> BlockPlace {
-        let way = self.shape.bytes.checked_mul(count).filter(|way| *way <= self.last);
-        match way {
-            // Not beyond the address space: both are at most `last`, which is inside a window.
-            Some(way) if place.offset + way <= self.last => {
-                BlockPlace { offset: place.offset + way, lap: place.lap }
-            }
-            Some(way) => BlockPlace {
-                offset: place.offset + way - self.last - self.shape.bytes,
-                lap: place.lap + 1,
-            },
-            None => BlockPlace { offset: place.offset, lap: place.lap + 1 },
-        }
-    }
-
-    /// The block at `place`.
-    #[inline]
-    pub(crate) fn look_at(&self, place: BlockPlace) -> Block<'_> {
-        assert!(place.offset <= self.last, "a place of another cursor");
-        self.block_at(place)
-    }
-
     /// Moves to block number `index`, counted round and round; divides, for slow paths only.
     pub(crate) fn seek(&mut self, index: u64) {
         self.place = self.place_of(index);
@@ -661,26 +620,6 @@ impl BlockReader {
     }
 }
 
-impl BlockPlace {
-    /// How often the end was passed before it.
-    #[inline(always)]
-    pub(crate) fn lap(&self) -> u64 {
-        self.lap
-    }
-
-    /// The same block in another lap.
-    #[inline]
-    pub(crate) fn in_lap(&self, lap: u64) -> Self {
-        Self { offset: self.offset, lap }
-    }
-
-    /// Whether it comes before `other`.
-    #[inline]
-    pub(crate) fn is_before(&self, other: Self) -> bool {
-        (self.lap, self.offset) < (other.lap, other.offset)
-    }
-}
-
 impl<'a> BlockWalk<'a> {
     /// Moves on by one block.
     #[inline(always)]
@@ -729,18 +668,6 @@ impl<'a> Block<'a> {
         self.word().store(value, order);
         #[cfg(test)]
         steps::stored();
-    }
-
-    /// Makes the block's word `new` if it is `old`, and says what it is otherwise. Tests may meddle
-    /// before, and stop the world behind it.
-    #[inline(always)]
-    pub(crate) fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
-        #[cfg(test)]
-        steps::loads();
-        self.word().compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)?;
-        #[cfg(test)]
-        steps::stored();
-        Ok(())
     }
 
     /// Whether the messages begin in a line behind the word's.

@@ -8,7 +8,7 @@
 //! while others may go on, and may be a lie: the answer is a number, never an
 //! access outside.
 
-use crate::view::{BlockShape, View};
+use crate::view::{BlockShape, SlotShape, View};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 /// Where a ring's control words hold the consumer's released position.
@@ -88,31 +88,19 @@ pub(crate) const SHARED_FULL: u64 = 2;
 /// The state of a slot whose message is being read.
 pub(crate) const SHARED_READING: u64 = 3;
 
-/// The slot of a shared ring whose messages have up to `stride` bytes; `None` if none has that.
-///
-/// A message shares a line with its word if it has room there; one of whole lines begins with a
-/// line. Slots share no lines.
-pub(crate) const fn shared_shape(stride: usize) -> Option<BlockShape> {
-    if stride == 0 || !stride.is_multiple_of(8) || stride > isize::MAX as usize - 2 * LINE {
-        return None;
-    }
-    let first = if stride.is_multiple_of(LINE) { LINE } else { 8 };
-    Some(BlockShape { first, stride, count: 1, bytes: (first + stride).next_multiple_of(LINE) })
-}
-
 /// How many messages wait in a shared ring or are being read; looks at the word of each slot.
 /// `None` where the window holds no such ring.
 pub(crate) fn waiting_in_shared(payload: &View, stride: u64, capacity: u64) -> Option<u64> {
-    let shape = shared_shape(usize::try_from(stride).ok()?)?;
-    let bytes = capacity.checked_mul(shape.bytes as u64)?;
-    if bytes > payload.len() as u64 {
+    let shape = SlotShape::new(usize::try_from(stride).ok()?)?;
+    let capacity = usize::try_from(capacity).ok()?;
+    if shape.bytes(capacity)? > payload.len() {
         return None;
     }
     let waits = |slot: &usize| {
-        let word = payload.load64(slot * shape.bytes, Relaxed);
+        let word = payload.load64(shape.word(*slot), Relaxed);
         matches!(word & SHARED_STATE, SHARED_FULL | SHARED_READING)
     };
-    Some((0..capacity as usize).filter(waits).count() as u64)
+    Some((0..capacity).filter(waits).count() as u64)
 }
 
 /// Where a latest value's payload holds the stamp of the newest version.

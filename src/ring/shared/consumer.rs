@@ -165,7 +165,7 @@ impl<T: CheckedBitPattern> SharedConsumer<T> {
 
     /// The message at the cursor, whose word was made `word`.
     fn held(&mut self, word: u64) -> Result<SharedMessage<'_, T>, RecvError> {
-        match value(&self.receiver.end.blocks.block().message(0)) {
+        match value(&self.receiver.end.slots.slot().message()) {
             Some(value) => Ok(SharedMessage { consumer: self, word, value }),
             None => Err(self.receiver.invalid(word)),
         }
@@ -201,7 +201,7 @@ impl<T: Copy> SharedMessage<'_, T> {
     /// Its number among the messages of the ring; seen again, it has the same.
     pub fn position(&self) -> u64 {
         let end = &self.consumer.receiver.end;
-        end.position_of(end.blocks.place())
+        end.position_of(end.slots.place())
     }
 
     /// How often it was taken before, and not released: for telling a message that kills whoever

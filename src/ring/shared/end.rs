@@ -10,7 +10,7 @@ use crate::ring::endpoint::Parts;
 use crate::ring::error::{AttachError, Corruption};
 use crate::segment::endpoint::Role;
 use crate::sys::futex::monotonic_nanos_coarse;
-use crate::view::{BlockCursor, BlockPlace};
+use crate::view::{SlotCursor, SlotPlace};
 use crate::wait::Port;
 use core::sync::atomic::Ordering::Acquire;
 
@@ -33,7 +33,7 @@ pub(super) struct End {
     /// Its number among those of its role.
     pub(super) slot: u32,
     /// At the first position that was not taken, by those of its role, when last looked.
-    pub(super) blocks: BlockCursor,
+    pub(super) slots: SlotCursor,
     pub(super) corruption: Option<Corruption>,
     tries: u32,
     asked_nanos: u64,
@@ -58,15 +58,15 @@ impl End {
             && control.is_aligned_to(ALIGN)
             && payload.is_aligned_to(ALIGN)
             && slot < geometry.sleep_words(role).2;
-        let blocks = payload.blocks(geometry.shape, geometry.capacity).filter(|_| sound);
-        let blocks = blocks.ok_or(AttachError::Geometry)?;
+        let slots = payload.slots(geometry.shape, geometry.capacity).filter(|_| sound);
+        let slots = slots.ok_or(AttachError::Geometry)?;
         let words = geometry.wait_words(role, slot);
         let passed = stats.messages();
         let mut end = Self {
             geometry,
             role,
             slot,
-            blocks,
+            slots,
             corruption: None,
             tries: 0,
             asked_nanos: 0,
@@ -77,19 +77,19 @@ impl End {
             end.port.announce();
         }
         // Private laps begin late enough for there to be one before each.
-        let first = end.blocks.place_at(0, LAPS);
+        let first = end.slots.place_at(0, LAPS);
         let word = end.word_at(first);
         let first = first.in_lap(LAPS + lap_of(word));
         let last = end.gallop(first.in_lap(last_claimed(word, first.lap())), Seen::is_claimed);
-        end.blocks.go(end.blocks.behind(last));
+        end.slots.go(end.slots.behind(last));
         Ok(end)
     }
 
     /// A1: clears the words away that name this end; whether there were any.
     fn clear_own(&self) -> bool {
-        let mut place = self.blocks.place_at(0, 0);
+        let mut place = self.slots.place_at(0, 0);
         let mut cleared = false;
-        for _ in 0..self.blocks.count() {
+        for _ in 0..self.slots.count() {
             let word = self.word_at(place);
             let new = match self.role {
                 Role::Producer if is_of(word, WRITING, self.slot) => Some(freed(word)),
@@ -97,25 +97,25 @@ impl End {
                 _ => None,
             };
             // If it is another by now, somebody else has cleared it.
-            cleared |= new.is_some_and(|new| self.blocks.look_at(place).replace(word, new).is_ok());
-            place = self.blocks.behind(place);
+            cleared |= new.is_some_and(|new| self.slots.look_at(place).replace(word, new).is_ok());
+            place = self.slots.behind(place);
         }
         cleared
     }
 
-    pub(super) fn word_at(&self, place: BlockPlace) -> u64 {
-        self.blocks.look_at(place).load(Acquire) // edges `commit`, `free`, `order`
+    pub(super) fn word_at(&self, place: SlotPlace) -> u64 {
+        self.slots.look_at(place).load(Acquire) // edges `commit`, `free`, `order`
     }
 
     /// The last place of which the word says that it `has` passed, from one on that does: as far
     /// as a search by halves finds it, less than a lap away.
     #[inline(never)]
-    pub(super) fn gallop(&self, from: BlockPlace, has: impl Fn(Seen) -> bool) -> BlockPlace {
+    pub(super) fn gallop(&self, from: SlotPlace, has: impl Fn(Seen) -> bool) -> SlotPlace {
         let has_at = |ahead| {
-            let place = self.blocks.ahead(from, ahead);
+            let place = self.slots.ahead(from, ahead);
             has(seen(self.word_at(place), place.lap()))
         };
-        let count = self.blocks.count();
+        let count = self.slots.count();
         let (mut low, mut step) = (0, 1);
         let mut high = loop {
             let at = low + step;
@@ -136,12 +136,12 @@ impl End {
                 high = middle;
             }
         }
-        self.blocks.ahead(from, low)
+        self.slots.ahead(from, low)
     }
 
     /// R1 and R2 for the slot at `place`, in which `word` was seen: whether this end has taken it
     /// from an owner who is gone.
-    pub(super) fn clear(&self, place: BlockPlace, word: u64) -> bool {
+    pub(super) fn clear(&self, place: SlotPlace, word: u64) -> bool {
         let (role, new) = match word & SHARED_STATE {
             WRITING => (Role::Producer, freed(word)),
             READING => (Role::Consumer, put_back(word)),
@@ -150,12 +150,12 @@ impl End {
         let own_side = role == self.role;
         let mine = own_side && owner(word) == self.slot;
         let gone = mine || self.port.is_vacant(own_side, owner(word));
-        gone && self.blocks.look_at(place).replace(word, new).is_ok()
+        gone && self.slots.look_at(place).replace(word, new).is_ok()
     }
 
     /// How many messages were sent, or received, before the one at `place`; comes round with laps.
-    pub(super) fn position_of(&self, place: BlockPlace) -> u64 {
-        let number = self.blocks.number_of(place) as u64;
+    pub(super) fn position_of(&self, place: SlotPlace) -> u64 {
+        let number = place.number() as u64;
         (place.lap() % LAPS).wrapping_mul(self.geometry.capacity).wrapping_add(number)
     }
 
@@ -196,9 +196,7 @@ impl End {
     pub(super) fn look_away(&mut self) -> bool {
         let passed = self.port.stats.messages();
         let before = core::mem::replace(&mut self.passed, passed);
-        // Each message has lines of its own, which must come here first: as long as for so many bytes
-        // in a ring of blocks.
-        let bytes = self.geometry.shape.bytes as u64 * 32;
+        let bytes = self.geometry.size as u64;
         self.port.look_away(passed.wrapping_sub(before), bytes)
     }
 
@@ -211,9 +209,9 @@ impl End {
     /// Wakes another end of the same role, if there is `something` for it to do too: this one was
     /// woken alone.
     pub(super) fn pass_on(&mut self, something: Seen) {
-        let mut place = self.blocks.place();
+        let mut place = self.slots.place();
         if is_of(self.word_at(place), READING, self.slot) {
-            place = self.blocks.behind(place); // held, not yet received
+            place = self.slots.behind(place); // held, not yet received
         }
         if seen(self.word_at(place), place.lap()) == something {
             let (first, stride, count) = self.geometry.sleep_words(self.role);

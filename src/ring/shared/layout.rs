@@ -13,8 +13,8 @@
 //! | 256 + 128 i | 4 | sleep word of producer i, or of consumer i - P | that end; exchanged with 0 by others |
 //! | 320 + 128 i | 8 | its unfenced word | that end |
 //!
-//! Payload: slots, each a word and a message. A message begins in the word's own line, at 8; where
-//! its length is a multiple of 64, in the next one, at 64. A slot ends with a line.
+//! Payload: slots in groups of eight, each group a line of their words, then their messages, then
+//! the rest of a line.
 //!
 //! The word: bits 0 and 1 the state, bits 2 to 9 the number of the end that writes or reads it,
 //! bits 10 to 17 how often the message was put back, bits 18 to 63 the lap.
@@ -22,9 +22,9 @@
 //! There is no word for head and tail.
 
 use crate::segment::endpoint::Role;
-use crate::segment::progress::{self, LINE};
+use crate::segment::progress::LINE;
 pub(super) use crate::segment::progress::{SHARED_FULL, SHARED_READING, SHARED_STATE};
-use crate::view::BlockShape;
+use crate::view::SlotShape;
 use crate::wait::{Opposite, WaitWords};
 
 /// The word that says that a producer sleeps.
@@ -54,7 +54,7 @@ const fn sleep_word(before: u32, slot: u32) -> usize {
 pub(crate) struct Geometry {
     /// The bytes of a message that this end uses.
     pub(super) size: usize,
-    pub(super) shape: BlockShape,
+    pub(super) shape: SlotShape,
     pub(super) capacity: u64,
     pub(super) producers: u32,
     pub(super) consumers: u32,
@@ -74,14 +74,14 @@ impl Geometry {
             && (1..=CAPACITY_MAX).contains(&capacity)
             && ends.contains(&producers)
             && ends.contains(&consumers);
-        let shape = progress::shared_shape(stride).filter(|_| sound)?;
+        let shape = SlotShape::new(stride).filter(|_| sound)?;
         let geometry = Self { size, shape, capacity, producers, consumers };
         isize::try_from(geometry.bytes()?).ok()?;
         Some(geometry)
     }
 
     fn bytes(&self) -> Option<usize> {
-        usize::try_from(self.capacity).ok()?.checked_mul(self.shape.bytes)
+        self.shape.bytes(usize::try_from(self.capacity).ok()?)
     }
 
     /// The length of all slots.
@@ -348,16 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn slots_share_no_line_and_small_messages_have_one() {
+    fn slots_of_any_size_have_room_and_impossible_ones_are_refused() {
         for size in 0..300_usize {
             let stride = size.max(1).next_multiple_of(8);
-            let geometry = Geometry::new(size, stride, 3, (1, 1)).unwrap();
-            let shape = geometry.shape;
-            assert!(shape.first + shape.stride <= shape.bytes && shape.count == 1);
-            assert!(shape.bytes.is_multiple_of(LINE));
-            assert_eq!(shape.bytes == LINE, size <= 56);
-            assert!(shape.bytes < size + 8 + LINE);
-            assert_eq!(geometry.payload_len(), 3 * shape.bytes);
+            let geometry = Geometry::new(size, stride, 11, (1, 1)).unwrap();
+            assert_eq!(geometry.payload_len(), 2 * geometry.shape.group());
+            assert!(geometry.shape.group() < 8 * (stride + 8) + LINE);
         }
         for (size, stride, capacity, ends) in [
             (9, 8, 1, (1, 1)),

@@ -153,14 +153,14 @@ impl Sender {
         if !end.port.usable() {
             return Err(self.refusal());
         }
-        let (block, lap) = (end.blocks.block(), end.blocks.lap());
+        let (slot, lap) = (end.slots.slot(), end.slots.lap());
         // Without a look before: that would fetch the line twice, to read it and to write to it.
-        if block.replace(free(lap), writing(lap, end.slot)).is_err() {
+        if slot.replace(free(lap), writing(lap, end.slot)).is_err() {
             return Err(SendError::Full);
         } // edges `free`, `order`
-        block.message(0).write(bytes);
-        block.store(full(lap), Release); // edge `commit`
-        end.blocks.advance();
+        slot.message().write(bytes);
+        slot.store(full(lap), Release); // edge `commit`
+        end.slots.advance();
         end.port.announce();
         end.count();
         Ok(())
@@ -174,7 +174,7 @@ impl Sender {
             return Err(self.refusal());
         }
         for _ in 0..ROUNDS {
-            let place = end.blocks.place();
+            let place = end.slots.place();
             let word = end.word_at(place);
             match seen(word, place.lap()) {
                 Seen::Free => return Ok(()),
@@ -183,7 +183,7 @@ impl Sender {
                 Seen::Writing | Seen::Full | Seen::Reading | Seen::Gone => {
                     let claimed = place.in_lap(last_claimed(word, place.lap()));
                     let last = end.gallop(claimed, Seen::is_claimed);
-                    end.blocks.go(end.blocks.behind(last));
+                    end.slots.go(end.slots.behind(last));
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Sender {
 
     /// R1 and R2 for the slot that is in the way; whether it is another now.
     fn clear(&mut self) -> bool {
-        let place = self.end.blocks.place();
+        let place = self.end.slots.place();
         let word = self.end.word_at(place);
         let Seen::Before(held) = seen(word, place.lap()) else { return false };
         let cleared = held != Held::Full && self.end.clear(place, word);
@@ -274,8 +274,8 @@ impl Sender {
         if has_room(self.find())? {
             return Ok(true);
         }
-        let word = self.end.word_at(self.end.blocks.place());
-        let held = seen(word, self.end.blocks.lap());
+        let word = self.end.word_at(self.end.slots.place());
+        let held = seen(word, self.end.slots.lap());
         if !matches!(held, Seen::Before(Held::Writing | Held::Reading)) || !self.end.may_ask_again()
         {
             return Ok(false);

@@ -5,7 +5,7 @@
 use super::end::{CLEARINGS, End, ROUNDS};
 use super::layout::{Held, Seen, TURN, freed, full, last_claimed, owner, put_back, reading, seen};
 use crate::ring::error::{RecvError, is_there};
-use crate::view::{BlockPlace, Message};
+use crate::view::{Message, SlotPlace};
 use crate::wait::wait_until;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Instant;
@@ -22,13 +22,13 @@ pub(super) struct Receiver {
     pub(super) end: End,
     /// Where others were receiving when this end went past, or may have been: from here on to the
     /// cursor there may be messages again. None if there is nothing behind the cursor.
-    behind: Option<BlockPlace>,
+    behind: Option<SlotPlace>,
 }
 
 impl Receiver {
     /// A3, for an end that has just attached.
     pub(super) fn new(end: End) -> Self {
-        let tail = end.blocks.place();
+        let tail = end.slots.place();
         // The messages of the last lap are those that there can be.
         let mut receiver = Self { end, behind: Some(tail.in_lap(tail.lap() - 1)) };
         receiver.sweep();
@@ -47,26 +47,26 @@ impl Receiver {
         if !end.port.usable() {
             return Err(self.refusal());
         }
-        let (block, lap) = (end.blocks.block(), end.blocks.lap());
-        let word = block.load(Acquire); // edge `commit`
+        let (slot, lap) = (end.slots.slot(), end.slots.lap());
+        let word = slot.load(Acquire); // edge `commit`
         if word & !TURN != full(lap) {
             return Err(RecvError::Empty);
         }
-        let message = block.message(0);
+        let message = slot.message();
         if size_of::<R>() <= COPIED_FIRST {
             let value = read(&message);
-            let place = end.blocks.place();
+            let place = end.slots.place();
             if value.is_none() && !delivers_invalid {
                 return Err(self.invalid_at(place));
             }
-            if block.replace(word, freed(word)).is_err() {
+            if slot.replace(word, freed(word)).is_err() {
                 return Err(RecvError::Empty);
             } // edge `free`
             self.go_on();
             return value.ok_or_else(|| self.invalid_at(place));
         }
         let held = reading(word, end.slot);
-        if block.replace(word, held).is_err() {
+        if slot.replace(word, held).is_err() {
             return Err(RecvError::Empty);
         }
         match read(&message) {
@@ -77,7 +77,7 @@ impl Receiver {
             None if delivers_invalid => Err(self.invalid(held)),
             None => {
                 self.give_back(held);
-                Err(self.invalid_at(self.end.blocks.place()))
+                Err(self.invalid_at(self.end.slots.place()))
             }
         }
     }
@@ -86,7 +86,7 @@ impl Receiver {
     #[inline(always)]
     pub(super) fn deliver(&mut self, held: u64) {
         let end = &mut self.end;
-        end.blocks.block().store(freed(held), Release); // edge `free`
+        end.slots.slot().store(freed(held), Release); // edge `free`
         self.go_on();
     }
 
@@ -94,7 +94,7 @@ impl Receiver {
     #[inline(always)]
     fn go_on(&mut self) {
         let end = &mut self.end;
-        end.blocks.advance();
+        end.slots.advance();
         end.port.announce();
         end.count();
         if self.behind.is_some() {
@@ -105,13 +105,13 @@ impl Receiver {
     /// Delivers the message at the cursor, which is no value.
     #[cold]
     pub(super) fn invalid(&mut self, held: u64) -> RecvError {
-        let place = self.end.blocks.place();
+        let place = self.end.slots.place();
         self.deliver(held);
         self.invalid_at(place)
     }
 
     #[cold]
-    fn invalid_at(&self, place: BlockPlace) -> RecvError {
+    fn invalid_at(&self, place: SlotPlace) -> RecvError {
         RecvError::InvalidValue { position: self.end.position_of(place) }
     }
 
@@ -122,7 +122,7 @@ impl Receiver {
             return; // a child: the slot is its parent's
         }
         // Another word by now is the doing of a peer that lies.
-        _ = self.end.blocks.block().replace(held, put_back(held));
+        _ = self.end.slots.slot().replace(held, put_back(held));
     }
 
     /// C1: moves to the first message that nobody receives; its word.
@@ -132,7 +132,7 @@ impl Receiver {
         }
         for _ in 0..ROUNDS {
             let end = &mut self.end;
-            let place = end.blocks.place();
+            let place = end.slots.place();
             let word = end.word_at(place);
             match seen(word, place.lap()) {
                 Seen::Full => return Ok(word),
@@ -140,7 +140,7 @@ impl Receiver {
                 Seen::Before(Held::Full) => {
                     // Put back after this end went past.
                     let back = place.in_lap(place.lap() - 1);
-                    end.blocks.go(back);
+                    end.slots.go(back);
                     self.left_behind(back);
                 }
                 Seen::Before(Held::Writing) | Seen::Impossible => {
@@ -148,7 +148,7 @@ impl Receiver {
                 }
                 Seen::Reading if owner(word) == end.slot => {
                     // A message that was held and then forgotten.
-                    _ = end.blocks.look_at(place).replace(word, put_back(word));
+                    _ = end.slots.look_at(place).replace(word, put_back(word));
                 }
                 Seen::Reading | Seen::Gone => self.pass(place, word),
             }
@@ -158,7 +158,7 @@ impl Receiver {
 
     /// Goes past `place`, which others have taken, as `word` says, and past what they have taken
     /// behind it.
-    fn pass(&mut self, place: BlockPlace, word: u64) {
+    fn pass(&mut self, place: SlotPlace, word: u64) {
         let end = &mut self.end;
         let (mut last, mut left) = (place, Some(place));
         if seen(word, place.lap()) == Seen::Gone {
@@ -168,10 +168,10 @@ impl Receiver {
             left = None;
         }
         for _ in 0..WALK {
-            let next = end.blocks.behind(last);
+            let next = end.slots.behind(last);
             let there = seen(end.word_at(next), next.lap());
             if !there.is_taken() {
-                end.blocks.go(next);
+                end.slots.go(next);
                 left.into_iter().for_each(|left| self.left_behind(left));
                 return;
             }
@@ -181,10 +181,10 @@ impl Receiver {
             last = next;
         }
         // Far behind. What is skipped may hold a message that was put back.
-        let skipped = end.blocks.behind(last);
+        let skipped = end.slots.behind(last);
         let last = end.gallop(last, Seen::is_taken);
-        let next = end.blocks.behind(last);
-        end.blocks.go(next);
+        let next = end.slots.behind(last);
+        end.slots.go(next);
         if skipped.is_before(next) {
             left = left.or(Some(skipped));
         }
@@ -192,15 +192,15 @@ impl Receiver {
     }
 
     /// From `place` on there may be messages again.
-    fn left_behind(&mut self, place: BlockPlace) {
+    fn left_behind(&mut self, place: SlotPlace) {
         let first = self.behind.filter(|behind| behind.is_before(place));
         self.behind = Some(first.unwrap_or(place));
     }
 
     /// Where messages may be that were left behind: less than a lap ago, since the slot at the
     /// cursor was then free for it, or is.
-    fn first_behind(&self) -> BlockPlace {
-        let place = self.end.blocks.place();
+    fn first_behind(&self) -> SlotPlace {
+        let place = self.end.slots.place();
         let a_lap_ago = place.in_lap(place.lap().saturating_sub(1));
         let behind = self.behind.unwrap_or(place);
         if behind.is_before(a_lap_ago) { a_lap_ago } else { behind }
@@ -211,7 +211,7 @@ impl Receiver {
     pub(super) fn sweep(&mut self) {
         let mut place = self.first_behind();
         let end = &mut self.end;
-        let stop = end.blocks.place();
+        let stop = end.slots.place();
         let (mut lives, mut found, mut left) = ([false; 256], None, None);
         while place.is_before(stop) {
             let word = end.word_at(place);
@@ -230,20 +230,20 @@ impl Receiver {
                 found = Some(place);
                 left = left.or(found);
             }
-            place = end.blocks.behind(place);
+            place = end.slots.behind(place);
         }
         self.behind = left;
         if let Some(found) = found {
-            end.blocks.go(found);
+            end.slots.go(found);
         }
     }
 
     /// R1 and R2 for all that this end waits for or has left behind; whether there may be a
     /// message now.
     fn clear(&mut self) -> bool {
-        let before = self.end.blocks.place();
+        let before = self.end.slots.place();
         self.sweep();
-        let place = self.end.blocks.place();
+        let place = self.end.slots.place();
         if place != before {
             return true;
         }
@@ -278,11 +278,11 @@ impl Receiver {
     /// C1 and C2 without a look at the message; the word that its slot has then.
     fn grab(&mut self) -> Result<u64, RecvError> {
         self.find_and(|it| {
-            let block = it.end.blocks.block();
-            let word = block.load(Acquire); // edge `commit`
+            let slot = it.end.slots.slot();
+            let word = slot.load(Acquire); // edge `commit`
             let held = reading(word, it.end.slot);
-            let is_full = word & !TURN == full(it.end.blocks.lap());
-            if is_full && block.replace(word, held).is_ok() {
+            let is_full = word & !TURN == full(it.end.slots.lap());
+            if is_full && slot.replace(word, held).is_ok() {
                 Ok(held)
             } else {
                 Err(RecvError::Empty)
@@ -402,7 +402,7 @@ impl Receiver {
         if is_there(self.poll())? {
             return Ok(true);
         }
-        let place = self.end.blocks.place();
+        let place = self.end.slots.place();
         let held_up =
             self.behind.is_some() || seen(self.end.word_at(place), place.lap()) == Seen::Writing;
         if held_up && self.end.may_ask_again() { self.clear_all() } else { Ok(false) }
@@ -422,8 +422,8 @@ impl Receiver {
     }
 
     pub(super) fn lag(&self) -> u64 {
-        let blocks = &self.end.blocks;
-        let (mut place, cursor) = (self.first_behind(), blocks.place());
+        let slots = &self.end.slots;
+        let (mut place, cursor) = (self.first_behind(), slots.place());
         let word = self.end.word_at(cursor);
         if seen(word, cursor.lap()) == Seen::Gone {
             // As in `pass`: this end has not looked for a while.
@@ -431,13 +431,13 @@ impl Receiver {
             place = if place.is_before(received) { received } else { place };
         }
         let mut count = 0;
-        for _ in 0..2 * blocks.count() {
+        for _ in 0..2 * slots.count() {
             match seen(self.end.word_at(place), place.lap()) {
                 Seen::Full => count += 1,
                 seen if seen.is_claimed() => {}
                 _ => break,
             }
-            place = blocks.behind(place);
+            place = slots.behind(place);
         }
         count
     }

@@ -112,11 +112,11 @@ impl Stage {
 
     /// The word of a slot.
     pub(super) fn word(&self, slot: usize) -> u64 {
-        self.view.load64(self.geometry.control_len() + slot * self.geometry.shape.bytes, Relaxed)
+        self.view.load64(self.geometry.control_len() + self.geometry.shape.word(slot), Relaxed)
     }
 
     pub(super) fn set_word(&self, slot: usize, word: u64) {
-        let at = self.geometry.control_len() + slot * self.geometry.shape.bytes;
+        let at = self.geometry.control_len() + self.geometry.shape.word(slot);
         self.view.store64(at, word, Relaxed);
     }
 

@@ -29,7 +29,7 @@ fn drain(consumer: &mut SharedConsumer<Triple>) -> Vec<Triple> {
 fn waiting(stage: &Stage) -> u64 {
     let at = &stage.geometry;
     let payload = stage.view.window(at.control_len(), at.payload_len()).unwrap();
-    waiting_in_shared(&payload, at.shape.stride as u64, at.capacity).unwrap()
+    waiting_in_shared(&payload, at.size.max(1).next_multiple_of(8) as u64, at.capacity).unwrap()
 }
 
 #[test]
@@ -428,7 +428,8 @@ fn a_stopped_end_holds_up_its_slot_and_nothing_is_taken_from_it() {
     assert_eq!(tx.push_timeout(triple(3), Duration::from_millis(5)), Err(SendError::TimedOut));
     assert_eq!(stage.word(0), writing(0, 0));
     // It goes on: everything is in order.
-    stage.view.write(stage.geometry.control_len() + 8, bytemuck::bytes_of(&triple(0)));
+    let message = stage.geometry.control_len() + stage.geometry.shape.message(0);
+    stage.view.write(message, bytemuck::bytes_of(&triple(0)));
     stage.set_word(0, full(0));
     assert_eq!(drain(&mut rx), [triple(0), triple(1), triple(2)]);
     // A consumer that is stopped while it reads: the others go past it.
@@ -686,7 +687,7 @@ fn a_peer_that_rewrites_words_while_a_call_runs_cannot_make_it_panic_or_hang() {
             let word =
                 if random >> 62 == 0 { first } else { lie.wrapping_add(random >> 50 & 0x40000) };
             let slot = (random >> 40) as usize % 3;
-            let at = meddled.geometry.control_len() + slot * meddled.geometry.shape.bytes;
+            let at = meddled.geometry.control_len() + meddled.geometry.shape.word(slot);
             meddled.view.word64(at).store(word, Relaxed);
         };
         steps::meddle(meddler, || {
@@ -933,10 +934,10 @@ fn an_observer_counts_what_waits_and_believes_no_geometry() {
     let at = Geometry::new(8, 8, 4, (1, 1)).unwrap();
     let payload = View::heap(at.payload_len());
     for (slot, word) in [free(3), full(2), reading(full(2), 1), writing(2, 1)].iter().enumerate() {
-        payload.store64(slot * 64, *word, Relaxed);
+        payload.store64(at.shape.word(slot), *word, Relaxed);
     }
     assert_eq!(waiting_in_shared(&payload, 8, 4), Some(2));
-    for (stride, capacity) in [(8, 5), (64, 4), (0, 4), (7, 4), (u64::MAX, 4), (8, u64::MAX)] {
+    for (stride, capacity) in [(8, 9), (64, 4), (0, 4), (7, 4), (u64::MAX, 4), (8, u64::MAX)] {
         assert_eq!(waiting_in_shared(&payload, stride, capacity), None);
     }
 }
