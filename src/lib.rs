@@ -31,7 +31,7 @@ pub use peer::PeerState;
 pub use region::{Backing, How, NodeShare, Populate, Region, RegionBuilder};
 #[cfg(feature = "tokio")]
 pub use ring::{
-    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
+    AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
     AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
     AsyncRecordProducer, AsyncSharedConsumer, AsyncSharedProducer,
 };
@@ -55,6 +55,8 @@ pub use segment::names::Identity;
 pub use segment::report::{AttachmentInfo, ObjectInfo, SegmentEntry, SegmentInfo, Usage};
 pub use size::{PageSize, format_bytes, parse_bytes};
 pub use stats::Stats;
+#[cfg(feature = "tokio")]
+pub use wait::Async;
 pub use wait::{
     AnyCanceller, Armed, Canceller, Doorbell, PeerChange, WaitAny, WaitError, WaitMode, Waitable,
     wait_any,

@@ -106,7 +106,7 @@ use std::time::Instant;
 
 pub use any::{AnyCanceller, WaitAny, WaitError, wait_any};
 #[cfg(feature = "tokio")]
-pub(crate) use asleep::AsyncBell;
+pub use asleep::Async;
 pub(crate) use crowd::{CrowdWords, Onlooker, Ringer};
 pub use doorbell::{Armed, Doorbell, Waitable};
 pub(crate) use doorbell::{Hung, Waits, doorbell_calls};

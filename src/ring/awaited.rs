@@ -1,14 +1,8 @@
 //! Ends of rings as futures, for tokio.
 //!
-//! An [`Async`] is an end together with its doorbell in the runtime. Each call
-//! tries first, without a system call, and sleeps only when it finds nothing.
-//! There is no task and no thread behind it.
-//!
-//! # Cancelling
-//!
 //! A message is taken, or sent, in the very step that completes the future; so a
 //! future that is dropped before (`select!`, a timeout) has taken and sent
-//! nothing. To let other tasks run, a call yields *before* it tries.
+//! nothing. How an [`Async`] waits is told in `wait::asleep`.
 
 use super::broadcast::{BroadcastConsumer, BroadcastRecordConsumer};
 use super::error::{RecvError, SendError};
@@ -17,34 +11,8 @@ use super::record::{Record, RecordConsumer, RecordProducer, Reservation};
 use super::shared::{SharedConsumer, SharedProducer};
 use super::slots::{RawConsumer, RawProducer};
 use super::typed::{Consumer, Producer};
-use crate::error::Result;
-use crate::wait::{AsyncBell, Doorbell, Waitable};
+use crate::wait::{Async, Waitable};
 use bytemuck::{CheckedBitPattern, NoUninit};
-
-/// An end of a ring whose calls are awaited; of each kind, by the names below.
-///
-/// A peer that dies is noticed after 50 ms at most, as everywhere; deadlines are those of
-/// `tokio::time::timeout`. All other calls of the end are reached by [`Async::get_mut`].
-///
-/// ```
-/// # use hugeshm::{AsyncConsumer, AsyncProducer, Segment};
-/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-/// # let name = &format!("async-{}", std::process::id());
-/// # let segment = Segment::create(name).ring::<u64>("ring", 4).unlink_on_drop(true).build()?;
-/// # runtime.block_on(async {
-/// let mut producer = AsyncProducer::new(segment.producer::<u64>("ring")?)?;
-/// let mut consumer = AsyncConsumer::new(segment.consumer::<u64>("ring")?)?;
-/// producer.push(7).await?;
-/// assert_eq!(consumer.recv().await?, 7);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Async<E> {
-    bell: AsyncBell,
-    end: E,
-}
 
 /// The awaited end of a typed ring that receives.
 pub type AsyncConsumer<T> = Async<Consumer<T>>;
@@ -73,76 +41,26 @@ pub type AsyncSharedConsumer<T> = Async<SharedConsumer<T>>;
 pub type AsyncSharedProducer<T> = Async<SharedProducer<T>>;
 
 impl<E: Waitable> Async<E> {
-    /// An end with a doorbell of its own in the present runtime.
-    ///
-    /// # Errors
-    ///
-    /// Those of the end's `doorbell`; [`ErrorKind::Unsupported`](crate::ErrorKind) outside of a
-    /// tokio runtime.
-    ///
-    /// # Panics
-    ///
-    /// In a runtime whose I/O driver is not enabled; the first wait does so where the time driver
-    /// is not.
-    pub fn new(mut end: E) -> Result<Self> {
-        let bell = end.port().hang_bell()?;
-        Ok(Self { bell: AsyncBell::new(bell, &mut end)?, end })
-    }
-
-    /// An end with a doorbell that it made and that was passed to the peer: for segments without
-    /// a name.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind) if `end` did not make the bell, or another
-    /// one since; otherwise as [`Async::new`].
-    ///
-    /// # Panics
-    ///
-    /// As [`Async::new`].
-    pub fn with_doorbell(mut end: E, bell: Doorbell) -> Result<Self> {
-        Ok(Self { bell: AsyncBell::new(bell, &mut end)?, end })
-    }
-
-    /// The end, for its calls that do not wait.
-    pub fn get_ref(&self) -> &E {
-        &self.end
-    }
-
-    /// The end, for its calls that do not wait.
-    pub fn get_mut(&mut self) -> &mut E {
-        &mut self.end
-    }
-
-    /// The end alone; its doorbell goes.
-    pub fn into_inner(self) -> E {
-        self.end
-    }
-
     async fn recv_by<R>(
         &mut self,
         mut attempt: impl FnMut(&mut E) -> Result<R, RecvError>,
     ) -> Result<R, RecvError> {
-        self.bell.turn().await;
-        loop {
-            match attempt(&mut self.end) {
-                Err(RecvError::Empty) => self.bell.sleep(&mut self.end).await?,
-                done => return done,
-            }
-        }
+        self.until(|end| match attempt(end) {
+            Err(RecvError::Empty) => Ok(None),
+            done => done.map(Some),
+        })
+        .await
     }
 
     async fn send_by<R>(
         &mut self,
         mut attempt: impl FnMut(&mut E) -> Result<R, SendError>,
     ) -> Result<R, SendError> {
-        self.bell.turn().await;
-        loop {
-            match attempt(&mut self.end) {
-                Err(SendError::Full) => self.bell.sleep(&mut self.end).await?,
-                done => return done,
-            }
-        }
+        self.until(|end| match attempt(end) {
+            Err(SendError::Full) => Ok(None),
+            done => done.map(Some),
+        })
+        .await
     }
 }
 
@@ -329,7 +247,7 @@ impl Async<RecordConsumer> {
     /// As [`RecordConsumer::read`].
     pub async fn read(&mut self) -> Result<Record<'_>, RecvError> {
         self.recv_by(|end| end.try_read().map(drop)).await?;
-        self.end.try_read()
+        self.get_mut().try_read()
     }
 }
 
@@ -350,6 +268,6 @@ impl Async<RecordProducer> {
     /// As [`RecordProducer::reserve`].
     pub async fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
         self.send_by(|end| end.try_reserve(len).map(drop)).await?;
-        self.end.try_reserve(len)
+        self.get_mut().try_reserve(len)
     }
 }

@@ -66,7 +66,7 @@ mod typed_tests;
 
 #[cfg(feature = "tokio")]
 pub use awaited::{
-    Async, AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
+    AsyncBroadcastConsumer, AsyncBroadcastRecordConsumer, AsyncConsumer, AsyncLaneProducer,
     AsyncLanesConsumer, AsyncProducer, AsyncRawConsumer, AsyncRawProducer, AsyncRecordConsumer,
     AsyncRecordProducer, AsyncSharedConsumer, AsyncSharedProducer,
 };
