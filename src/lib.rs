@@ -22,8 +22,11 @@ mod wait;
 pub use call::{CallCell, Caller, Request, Server};
 pub use error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, Rung};
 pub use ladder::{Lifetime, PagePolicy};
+#[cfg(feature = "tokio")]
+pub use latest::AsyncLatestWatcher;
 pub use latest::{
-    LatestError, LatestReader, LatestValue, LatestWriter, RawLatestReader, Versioned,
+    LatestError, LatestReader, LatestValue, LatestWatcher, LatestWriter, RawLatestReader,
+    RawLatestWatcher, Versioned,
 };
 pub use numa::{NodeSet, Placement};
 pub use outcome::{CallError, ServeError};

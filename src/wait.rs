@@ -10,7 +10,8 @@
 //! know what is waited for: the caller looks, [`Port::wait`] passes the time.
 //!
 //! This page is about ends that have a sleep word each: two of them, or many on
-//! one side. Any number of readers that claim no end share a word: see `crowd`.
+//! one side. Any number of readers that claim no end share a word, also with
+//! others that do claim one: see `crowd`.
 //!
 //! # Protocol
 //!
@@ -107,7 +108,7 @@ use std::time::Instant;
 pub use any::{AnyCanceller, WaitAny, WaitError, wait_any};
 #[cfg(feature = "tokio")]
 pub use asleep::Async;
-pub(crate) use crowd::{CrowdWords, Onlooker, Ringer};
+pub(crate) use crowd::{CrowdWords, Onlooker, Ringer, Watchers};
 pub use doorbell::{Armed, Doorbell, Waitable};
 pub(crate) use doorbell::{Hung, Waits, doorbell_calls};
 
@@ -360,6 +361,32 @@ impl fmt::Debug for Canceller {
     }
 }
 
+/// Who slept behind a sleep word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Nobody,
+    /// On the word; it was woken.
+    Sleeper,
+    /// In `poll`; the caller rings.
+    MustBeRung,
+}
+
+/// R4 and R5 for one sleep word, but for its owner's doorbell.
+fn wake(word: &AtomicU32) -> Woken {
+    let state = word.swap(0, Acquire); // edge `bell`
+    if state == 0 {
+        return Woken::Nobody;
+    }
+    #[cfg(test)]
+    crate::view::steps::stored();
+    if state == ASLEEP_IN_POLL {
+        return Woken::MustBeRung;
+    }
+    // A refused wake (a key that cannot be formed) costs the sleeper the rest of a slice.
+    _ = futex::wake(word, 1);
+    Woken::Sleeper
+}
+
 /// What an endpoint has beside its ring: its peer, its statistics, its bell.
 ///
 /// Public in a private module: the sealed half of [`Waitable`] names it.
@@ -601,17 +628,12 @@ impl Port {
     /// R4 and R5 for one end of the other side.
     #[cold]
     fn ring_one(&mut self, slot: u32, sleep: &AtomicU32) {
-        let state = sleep.swap(0, Acquire); // edge `bell`
-        if state != 0 {
-            #[cfg(test)]
-            crate::view::steps::stored();
-            match state {
-                ASLEEP_IN_POLL => self.ring_doorbell(slot),
-                // A refused wake costs the peer the rest of a slice.
-                _ => _ = futex::wake(sleep, 1),
-            }
-            self.has_woken();
+        match wake(sleep) {
+            Woken::Nobody => return,
+            Woken::Sleeper => {}
+            Woken::MustBeRung => self.ring_doorbell(slot),
         }
+        self.has_woken();
     }
 
     #[cold]
@@ -634,45 +656,39 @@ impl Port {
 
     /// R4 and R5; whether there was somebody to wake.
     fn wake_peer(&mut self) -> bool {
-        let state = self.peer_sleep.word().swap(0, Acquire); // edge `bell`
-        if state == 0 {
+        let Opposite::Many { side, first, stride, count, one_is_enough } = self.words.opposite
+        else {
+            return self.wake(0, self.words.opposite.sleep());
+        };
+        let announced = self.peer_sleep.word().swap(0, Acquire); // edge `bell`
+        if announced == 0 {
             return false;
         }
         #[cfg(test)]
         crate::view::steps::stored();
-        let Opposite::Many { side, first, stride, count, one_is_enough } = self.words.opposite
-        else {
-            self.wake(0, self.words.opposite.sleep(), state);
-            return true;
-        };
         let mut woken = false;
         for slot in 0..count {
             let sleep = first + slot as usize * stride;
-            let word = self.control.word32(sleep);
-            if word.load(Relaxed) == 0 {
+            if self.control.word32(sleep).load(Relaxed) == 0 {
                 continue;
             }
             if woken && one_is_enough {
                 self.control.word32(side).store(1, Release); // edge `bell`, for others
                 break;
             }
-            let state = word.swap(0, Acquire); // edge `bell`
-            if state != 0 {
-                woken = true;
-                self.wake(slot, sleep, state);
-            }
+            woken |= self.wake(slot, sleep);
         }
         woken
     }
 
-    /// R5 for end number `slot` of the other side, whose sleep word at `sleep` was `state`.
-    fn wake(&mut self, slot: u32, sleep: usize, state: u32) {
-        if state == ASLEEP_IN_POLL {
+    /// R4 and R5 for end number `slot` of the other side, whose sleep word lies at `sleep`; whether
+    /// it slept.
+    fn wake(&mut self, slot: u32, sleep: usize) -> bool {
+        let woken = wake(self.control.word32(sleep));
+        if woken == Woken::MustBeRung {
             self.ring_doorbell(slot);
-        } else {
-            // A refused wake (a key that cannot be formed) costs the peer the rest of a slice.
-            _ = futex::wake(self.control.word32(sleep), 1);
         }
+        woken != Woken::Nobody
     }
 
     /// Whether the kernel says that nobody holds end number `slot` of the other side, or of the

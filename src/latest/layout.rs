@@ -5,12 +5,22 @@
 //!
 //! # Layout
 //!
-//! Control words, 256 bytes, aligned to 128:
+//! Control words, aligned to 128:
 //!
 //! | offset | bytes | word | written by |
 //! |---|---|---|---|
 //! | 0 | 8 | writer unfenced: 1 = it leaves its fences to the sleeper's barrier | writer, at attach |
-//! | 128 | 4 | sleepers: bit 0 = somebody sleeps, or is about to; the rest counts wakes | readers that may write; +1 by the writer |
+//! | 8 | 4 | writer sleep: 0, for it waits for nobody | nobody |
+//! | 128 | 4 | sleepers: bit 0 = somebody sleeps, or is about to; the rest counts wakes | readers and watchers that may write; +1 by the writer |
+//! | 256 + i * 128 | 128 | watcher i | watcher i |
+//!
+//! Watcher:
+//!
+//! | offset | bytes | word |
+//! |---|---|---|
+//! | 0 | 8 | seen: the highest version that it has read, 0 before the first |
+//! | 16 | 4 | sleep: 1 = asleep on this word, or about to be; 2 = in `poll`; exchanged with 0 by the writer |
+//! | 24 | 8 | unfenced: as every end's; nobody looks at it, for the writer does not sleep |
 //!
 //! Payload, aligned to 128. Values of up to 56 bytes, 256 bytes in all:
 //!
@@ -41,8 +51,22 @@ use crate::segment::progress;
 pub(crate) const WRITER_UNFENCED: usize = 0;
 /// The sleepers' word.
 pub(crate) const SLEEPERS: usize = 128;
-/// The length of the control words.
-pub(crate) const CONTROL_LEN: usize = 256;
+/// The writer's own sleep word, on which it never sleeps.
+pub(crate) const WRITER_SLEEP: usize = 8;
+/// The length of the control words without those of watchers, which begin here.
+pub(crate) const CONTROL_LEN: usize = progress::WATCHERS;
+/// The words of one watcher.
+pub(crate) const WATCHER_LEN: usize = progress::WATCHER_LEN;
+/// The version that a watcher has read.
+pub(crate) const SEEN: usize = progress::SEEN;
+/// Its sleep word.
+pub(crate) const SLEEP: usize = 16;
+/// Whether it would leave its fences to a sleeping writer.
+pub(crate) const UNFENCED: usize = 24;
+/// How many watchers there may be at most.
+pub(crate) const WATCHERS_MAX: u32 = 255;
+/// How many there may be if nobody says otherwise.
+pub(crate) const WATCHERS_USUAL: u32 = 8;
 /// The alignment of control words, payload and places.
 pub(crate) const ALIGN: usize = 128;
 
@@ -69,9 +93,20 @@ const _: () = {
     // A value and its stamp in one line; the writer's line apart from the sleepers'.
     assert!(FRONT.stamp == 0 && FRONT.value + SHORT_MAX == 64);
     assert!(SPARE.stamp == ALIGN && SPARE.value + SHORT_MAX == ALIGN + 64);
-    assert!(WRITER_UNFENCED + 8 <= SLEEPERS && SLEEPERS.is_multiple_of(ALIGN));
-    assert!(CONTROL_LEN == SLEEPERS + ALIGN);
+    assert!(WRITER_UNFENCED + 8 == WRITER_SLEEP && SLEEPERS == ALIGN);
+    assert!(CONTROL_LEN == SLEEPERS + ALIGN && WATCHER_LEN == ALIGN);
+    assert!(SEEN + 8 <= SLEEP && SLEEP + 8 == UNFENCED && UNFENCED + 8 <= WATCHER_LEN);
 };
+
+/// Where the words of watcher number `slot` begin.
+pub(crate) const fn watcher(slot: u32) -> usize {
+    CONTROL_LEN + slot as usize * WATCHER_LEN
+}
+
+/// The length of the control words of a value with so many places for watchers.
+pub(crate) const fn words_len(watchers: u32) -> usize {
+    watcher(watchers)
+}
 
 /// The stamp of a place that holds version `version`, whole.
 #[inline]
@@ -258,9 +293,14 @@ mod tests {
         let row = place_in_row(57, 8, 128, 0);
         let long = place_in_row(LONG_MIN, 8, 1152, 1);
         for line in [
-            format!("\n{CONTROL_LEN} bytes behind the endpoint table"),
+            format!("\n{CONTROL_LEN} bytes behind the endpoint table, then {WATCHER_LEN} for each"),
             format!("\n| {WRITER_UNFENCED} | 8 | writer |"),
+            format!("\n| {WRITER_SLEEP} | 4 | nobody |"),
             format!("\n| {SLEEPERS} | 4 | both |"),
+            format!("\nWatcher i, from {CONTROL_LEN} + i * {WATCHER_LEN} on:\n"),
+            format!("\n| {SEEN} | 8 | watcher | the highest version"),
+            format!("\n| {SLEEP} | 4 | both | it sleeps"),
+            format!("\n| {UNFENCED} | 8 | watcher |"),
             format!("\n| {} | 8 | stamp of the front line", FRONT.stamp),
             format!("\n| {} | {SHORT_MAX} | the value |", FRONT.value),
             format!("\n| {} | 8 | stamp of the spare line", SPARE.stamp),

@@ -103,6 +103,9 @@
 //!   lie changes which bytes are read, never where. A read makes a bounded number of
 //!   copies, a write one or two.
 
+mod attend;
+#[cfg(feature = "tokio")]
+mod awaited;
 mod cell;
 mod error;
 pub(crate) mod layout;
@@ -113,9 +116,13 @@ mod writer;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watcher_tests;
 
+#[cfg(feature = "tokio")]
+pub use awaited::AsyncLatestWatcher;
 pub use error::LatestError;
 pub use open::LatestValue;
-pub use raw::RawLatestReader;
-pub use reader::{LatestReader, Versioned};
+pub use raw::{RawLatestReader, RawLatestWatcher};
+pub use reader::{LatestReader, LatestWatcher, Versioned};
 pub use writer::LatestWriter;

@@ -1,16 +1,19 @@
 //! How a segment declares latest values and gives out their ends.
 
 use super::error::AttachError;
-use super::layout::{ALIGN, CONTROL_LEN, Form, Geometry, PLACES_MAX, PLACES_MIN};
+use super::layout::{
+    ALIGN, Form, Geometry, PLACES_MAX, PLACES_MIN, WATCHERS_MAX, WATCHERS_USUAL, words_len,
+};
 use super::raw::ReaderParts;
 use super::writer::WriterParts;
-use super::{LatestReader, LatestWriter, RawLatestReader};
+use super::{LatestReader, LatestWatcher, LatestWriter, RawLatestReader, RawLatestWatcher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::builder::SegmentBuilder;
 use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
 use crate::segment::endpoint::Role;
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
+use crate::stats::StatsWriter;
 use bytemuck::{CheckedBitPattern, NoUninit};
 use core::fmt;
 use core::marker::PhantomData;
@@ -18,6 +21,7 @@ use core::marker::PhantomData;
 /// Describes a latest value of type `T`: one writer, any number of readers.
 pub struct LatestValue<T> {
     places: u64,
+    watchers: u32,
     identity: TypeIdentity,
     schema: Option<Schema>,
     value: PhantomData<fn(T)>,
@@ -34,6 +38,7 @@ impl<T> LatestValue<T> {
     pub fn new() -> Self {
         Self {
             places: Geometry::usual_places(size_of::<T>()),
+            watchers: WATCHERS_USUAL,
             identity: TypeIdentity::default(),
             schema: None,
             value: PhantomData,
@@ -48,6 +53,15 @@ impl<T> LatestValue<T> {
     #[must_use]
     pub fn places(mut self, places: u64) -> Self {
         self.places = places;
+        self
+    }
+
+    /// How many [watchers](Segment::latest_watcher) there may be at a time, from 0 to 255; 8 by
+    /// default. Readers need no place: only those who are to be found by name in reports, rung by
+    /// a doorbell or waited for together with others.
+    #[must_use]
+    pub fn watchers(mut self, watchers: u32) -> Self {
+        self.watchers = watchers;
         self
     }
 
@@ -72,6 +86,11 @@ impl<T> LatestValue<T> {
                 .detail(format!("{} places of {size} bytes cannot be", self.places))
                 .remedy(format!("{PLACES_MIN} to {PLACES_MAX} places"))
         })?;
+        if self.watchers > WATCHERS_MAX {
+            return Err(Error::new(ErrorKind::InvalidCapacity, "declare object", name)
+                .detail(format!("{} watchers, it can be 0 to {WATCHERS_MAX}", self.watchers))
+                .remedy("readers need no place, and may be any number"));
+        }
         Ok(ObjectSpec {
             kind: ObjectKind::LatestValue,
             capacity: geometry.places(),
@@ -79,9 +98,9 @@ impl<T> LatestValue<T> {
             payload_align: ALIGN as u64,
             user_header: 0,
             producers: 1,
-            consumers: 0,
+            consumers: self.watchers,
             extra: [0; 2],
-            words_bytes: CONTROL_LEN as u64,
+            words_bytes: words_len(self.watchers) as u64,
             payload_bytes: geometry.bytes() as u64,
             type_identity: self.identity,
             type_size: size as u64,
@@ -95,6 +114,7 @@ impl<T> fmt::Debug for LatestValue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LatestValue")
             .field("places", &self.places)
+            .field("watchers", &self.watchers)
             .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
@@ -148,6 +168,7 @@ impl Segment {
         let parts = WriterParts {
             control: object.words,
             payload: object.payload,
+            watchers: object.entry.raw.consumers,
             stats,
             link: Box::new(endpoint),
         };
@@ -179,6 +200,46 @@ impl Segment {
     ) -> Result<LatestReader<T>> {
         let (object, geometry) = self.latest_object::<T>(name, identity, true)?;
         LatestReader::attach(reader_parts(object)?, geometry).map_err(|error| error.of(name))
+    }
+
+    /// A watcher of a latest value, in the first place that is free: a reading end that can be
+    /// waited for together with others, in `poll` and in tokio.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest_reader`](Self::latest_reader); [`ErrorKind::TableFull`] if all places are taken,
+    /// see [`LatestValue::watchers`]; [`ErrorKind::ReadOnly`] for segments open read-only.
+    pub fn latest_watcher<T: CheckedBitPattern>(&self, name: &str) -> Result<LatestWatcher<T>> {
+        self.latest_watcher_as(name, &TypeIdentity::default())
+    }
+
+    /// A watcher of a latest value whose type has a name and version.
+    ///
+    /// `T` may be shorter than what is written: a prefix is read then.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest_watcher`](Self::latest_watcher).
+    pub fn latest_watcher_as<T: CheckedBitPattern>(
+        &self,
+        name: &str,
+        identity: &TypeIdentity,
+    ) -> Result<LatestWatcher<T>> {
+        let (object, geometry) = self.latest_object::<T>(name, identity, true)?;
+        let (parts, stats, slot) = watcher_parts(object)?;
+        LatestWatcher::claim(parts, stats, slot, geometry).map_err(|error| error.of(name))
+    }
+
+    /// A watcher of a latest value by bytes, for programs that do not know the type.
+    ///
+    /// # Errors
+    ///
+    /// As [`latest_watcher`](Self::latest_watcher), without the type's.
+    pub fn raw_latest_watcher(&self, name: &str) -> Result<RawLatestWatcher> {
+        let object = self.latest_of_any_type(name)?;
+        let geometry = geometry(&object)?;
+        let (parts, stats, slot) = watcher_parts(object)?;
+        RawLatestWatcher::claim(parts, stats, slot, geometry).map_err(|error| error.of(name))
     }
 
     /// A reading end of a latest value by bytes, for programs that do not know the type; also of a
@@ -222,6 +283,15 @@ impl Segment {
 fn reader_parts(object: ObjectHandle) -> Result<ReaderParts> {
     let link = Box::new(object.observe(Role::Producer)?);
     Ok(ReaderParts { control: object.words, payload: object.payload, link })
+}
+
+/// The same for a watcher, with its statistics and the number of its place, which is claimed.
+fn watcher_parts(object: ObjectHandle) -> Result<(ReaderParts, StatsWriter, u32)> {
+    let (slot, endpoint) = object.claim_any(Role::Consumer)?;
+    let stats = endpoint.stats();
+    let stats = stats.ok_or_else(|| AttachError::Geometry.of(&object.entry.name))?;
+    let link = Box::new(endpoint);
+    Ok((ReaderParts { control: object.words, payload: object.payload, link }, stats, slot))
 }
 
 /// How an object's values are laid out, if its numbers agree with each other.

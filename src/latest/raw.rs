@@ -1,48 +1,105 @@
 //! The reading end of a latest value by bytes, for programs that do not know the type.
 
+use super::attend::{Attend, Claimed, Unseen};
 use super::cell::Cell;
 use super::error::{AttachError, LatestError, WENT_BACK};
-use super::layout::{ALIGN, CONTROL_LEN, Geometry};
-use super::writer::WORDS;
+use super::layout::Geometry;
 use crate::peer::PeerState;
+use crate::stats::StatsWriter;
 use crate::view::View;
-use crate::wait::{Canceller, Link, Onlooker, PeerChange, Wait, WaitMode, deadline_after};
+use crate::wait::{
+    Canceller, Link, PeerChange, Port, Wait, WaitMode, Waitable, Waits, deadline_after,
+    doorbell_calls, endpoint_calls,
+};
 use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
-/// What the segment hands to a new reader: its windows, and the look at the writer.
+/// What the segment hands to a new reader: its windows, and the look at the writer; to a watcher
+/// its claim.
 pub(crate) struct ReaderParts {
     /// The control words.
     pub control: View,
     /// The places.
     pub payload: View,
-    /// Who knows the writer; nothing is claimed.
+    /// Who knows the writer.
     pub link: Box<dyn Link>,
 }
 
 /// A reading end of a latest value, by bytes.
 ///
 /// As [`LatestReader`](crate::LatestReader), for programs that do not know the type.
-pub struct RawLatestReader {
+pub struct RawLatestReader<A = Unseen> {
     cell: Cell,
     /// The highest version that was read.
     seen: u64,
-    onlooker: Onlooker,
+    pub(super) attend: A,
 }
+
+/// A watcher of a latest value, by bytes.
+///
+/// As [`LatestWatcher`](crate::LatestWatcher), for programs that do not know the type.
+pub type RawLatestWatcher = RawLatestReader<Claimed>;
 
 impl RawLatestReader {
     /// A reader of values of the geometry's length.
     pub(crate) fn attach(parts: ReaderParts, geometry: Geometry) -> Result<Self, AttachError> {
-        let control = parts.control;
-        if control.len() < CONTROL_LEN || !control.is_aligned_to(ALIGN) {
-            return Err(AttachError::Geometry);
-        }
         let cell = Cell::new(geometry, parts.payload)?;
-        let onlooker = Onlooker::new(control, WORDS, parts.link);
-        Ok(Self { cell, seen: 0, onlooker })
+        Ok(Self { cell, seen: 0, attend: Unseen::new(parts.control, parts.link)? })
     }
 
+    /// How waits pass the time; see [`LatestReader::wait_mode`](crate::LatestReader::wait_mode).
+    pub fn wait_mode(&mut self, mode: WaitMode) -> &mut Self {
+        self.attend.onlooker.set_mode(mode);
+        self
+    }
+
+    /// Whether waits go on for a successor when the writer has left or died, instead of ending
+    /// with `Closed` or `PeerDied`. False at first.
+    pub fn outlive_peer(&mut self, outlive: bool) -> &mut Self {
+        self.attend.onlooker.set_outlives_peer(outlive);
+        self
+    }
+
+    /// A handle that ends the waits of this reader from another thread.
+    pub fn canceller(&self) -> Canceller {
+        self.attend.onlooker.canceller()
+    }
+
+    /// Asks the kernel about the writer; see [`LatestReader::peer`](crate::LatestReader::peer).
+    pub fn peer(&self) -> PeerState {
+        self.attend.onlooker.peer()
+    }
+
+    /// Whether the writer was followed by another since the last call (or since this reader was
+    /// made). Of several changes the last is told.
+    pub fn peer_changed(&mut self) -> Option<PeerChange> {
+        self.attend.onlooker.peer_changed()
+    }
+}
+
+impl RawLatestReader<Claimed> {
+    /// A watcher of values of the geometry's length, in place number `slot`.
+    pub(crate) fn claim(
+        parts: ReaderParts,
+        stats: StatsWriter,
+        slot: u32,
+        geometry: Geometry,
+    ) -> Result<Self, AttachError> {
+        let cell = Cell::new(geometry, parts.payload)?;
+        Ok(Self { cell, seen: 0, attend: Claimed::new(parts.control, slot, parts.link, stats)? })
+    }
+
+    /// The number of its place; see [`LatestWatcher::place`](crate::LatestReader::place).
+    pub fn place(&self) -> u32 {
+        self.attend.slot
+    }
+
+    endpoint_calls!(attend.port);
+    doorbell_calls!(attend.port);
+}
+
+impl<A: Attend> RawLatestReader<A> {
     /// The size of a value in bytes.
     pub fn size(&self) -> usize {
         self.cell.len()
@@ -57,35 +114,6 @@ impl RawLatestReader {
     /// The highest version that this reader has read, 0 before the first.
     pub fn seen(&self) -> u64 {
         self.seen
-    }
-
-    /// How waits pass the time; see [`LatestReader::wait_mode`](crate::LatestReader::wait_mode).
-    pub fn wait_mode(&mut self, mode: WaitMode) -> &mut Self {
-        self.onlooker.set_mode(mode);
-        self
-    }
-
-    /// Whether waits go on for a successor when the writer has left or died, instead of ending
-    /// with `Closed` or `PeerDied`. False at first.
-    pub fn outlive_peer(&mut self, outlive: bool) -> &mut Self {
-        self.onlooker.set_outlives_peer(outlive);
-        self
-    }
-
-    /// A handle that ends the waits of this reader from another thread.
-    pub fn canceller(&self) -> Canceller {
-        self.onlooker.canceller()
-    }
-
-    /// Asks the kernel about the writer; see [`LatestReader::peer`](crate::LatestReader::peer).
-    pub fn peer(&self) -> PeerState {
-        self.onlooker.peer()
-    }
-
-    /// Whether the writer was followed by another since the last call (or since this reader was
-    /// made). Of several changes the last is told.
-    pub fn peer_changed(&mut self) -> Option<PeerChange> {
-        self.onlooker.peer_changed()
     }
 
     /// Waits until there is a version after `since`, without reading it; the newest version. The
@@ -123,17 +151,15 @@ impl RawLatestReader {
     ///
     /// # Errors
     ///
-    /// As [`RawLatestReader::read`], but for `NeverWritten`, which is no newer value.
+    /// As [`RawLatestReader::read`], but for `NeverWritten`, which is no newer value. A watcher is
+    /// also told why there will be none, see
+    /// [`LatestReader::read_if_newer`](crate::LatestReader::read_if_newer).
     pub fn read_if_newer(
         &mut self,
         version: u64,
         bytes: &mut [u8],
     ) -> Result<Option<u64>, LatestError> {
-        self.check_fork()?;
-        if self.cell.version() <= version {
-            return Ok(None);
-        }
-        self.read_newer(version, bytes).map(Some)
+        if self.is_newer(version)? { self.read_newer(version, bytes).map(Some) } else { Ok(None) }
     }
 
     /// Waits for a later version than `version`, and copies it; its version.
@@ -202,19 +228,39 @@ impl RawLatestReader {
         deadline: Option<Instant>,
     ) -> Result<u64, LatestError> {
         let mut wait = Wait::until(deadline);
-        loop {
-            self.onlooker.wait(&mut wait)?;
-            self.check_fork()?;
+        let waited = loop {
+            if let Err(end) = self.attend.wait(&mut wait) {
+                break Err(end.into());
+            }
+            if let Err(forked) = self.check_fork() {
+                return Err(forked); // what was announced is the parent's
+            }
             let version = self.cell.version();
             if version > since {
-                return Ok(version);
+                break Ok(version);
             }
+        };
+        self.attend.settle(&wait);
+        waited
+    }
+
+    /// Whether there is a version after `since`; an error if there will be none.
+    #[inline]
+    pub(super) fn is_newer(&mut self, since: u64) -> Result<bool, LatestError> {
+        self.check_fork()?;
+        if self.cell.version() > since {
+            return Ok(true);
+        }
+        match self.attend.found_nothing() {
+            None => Ok(false),
+            Some(_) if self.cell.version() > since => Ok(true),
+            Some(end) => Err(end.into()),
         }
     }
 
     #[inline]
-    pub(super) fn check_fork(&self) -> Result<(), LatestError> {
-        if self.onlooker.usable() { Ok(()) } else { Err(LatestError::Forked) }
+    fn check_fork(&self) -> Result<(), LatestError> {
+        if self.attend.usable() { Ok(()) } else { Err(LatestError::Forked) }
     }
 
     /// Reads with `copy`, and looks that the version is one and does not go back.
@@ -231,15 +277,30 @@ impl RawLatestReader {
         if version == 0 {
             return Err(LatestError::NeverWritten);
         }
-        self.seen = version;
+        if version > self.seen {
+            self.seen = version;
+            self.attend.saw(version, self.cell.len() as u64);
+        }
         Ok((version, value))
     }
 }
 
-impl fmt::Debug for RawLatestReader {
+impl Waits for RawLatestReader<Claimed> {
+    fn port(&mut self) -> &mut Port {
+        &mut self.attend.port
+    }
+
+    fn ready(&mut self) -> bool {
+        !self.attend.usable() || self.cell.version() > self.seen
+    }
+}
+
+impl Waitable for RawLatestReader<Claimed> {}
+
+impl<A> fmt::Debug for RawLatestReader<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawLatestReader")
-            .field("size", &self.size())
+            .field("size", &self.cell.len())
             .field("seen", &self.seen)
             .finish_non_exhaustive()
     }

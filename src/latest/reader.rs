@@ -1,12 +1,17 @@
 //! The reading end of a latest value, of which there may be any number.
 
+use super::attend::{Attend, Claimed, Unseen};
 use super::error::{AttachError, LatestError, WENT_BACK};
 use super::layout::Geometry;
 use super::raw::{RawLatestReader, ReaderParts};
 use crate::peer::PeerState;
+use crate::stats::StatsWriter;
 #[cfg(test)]
 use crate::view::View;
-use crate::wait::{Canceller, PeerChange, WaitMode, deadline_after};
+use crate::wait::{
+    Canceller, PeerChange, Port, WaitMode, Waitable, Waits, deadline_after, doorbell_calls,
+    endpoint_calls,
+};
 use bytemuck::{AnyBitPattern, CheckedBitPattern, NoUninit, bytes_of_mut};
 use core::fmt;
 use core::marker::PhantomData;
@@ -23,17 +28,42 @@ pub struct Versioned<T> {
     pub value: T,
 }
 
-/// A reading end of a latest value.
+/// A reading end of a latest value: a reader, or a [`LatestWatcher`].
 ///
-/// It claims nothing and writes nothing that the writer waits for: there may be any number, in
-/// any number of processes, also of a segment that is open read-only.
+/// A reader claims nothing and writes nothing that the writer waits for: there may be any number,
+/// in any number of processes, also of a segment that is open read-only.
 ///
 /// The value stays readable when its writer has left or died; [`LatestReader::peer`] says whether
 /// it lives.
-pub struct LatestReader<T> {
-    raw: RawLatestReader,
+pub struct LatestReader<T, A = Unseen> {
+    raw: RawLatestReader<A>,
     value: PhantomData<fn() -> T>,
 }
+
+/// A reading end of a latest value with a place in the segment: it can be waited for in
+/// [`WaitAny`](crate::WaitAny) together with other ends, in `poll` by its
+/// [`Doorbell`](crate::Doorbell), and in tokio; and reports name it, with its lag.
+///
+/// The writer waits for a watcher no more than for a reader. Among other ends it has something to
+/// do while there is a later version than it has [`seen`](LatestReader::seen): so read then, by
+/// `read_if_newer(seen)`, which also tells when there will be none.
+///
+/// ```
+/// # use hugeshm::{Segment, WaitAny};
+/// # let name = &format!("watcher-{}", std::process::id());
+/// # let segment = Segment::create(name).unlink_on_drop(true)
+/// #     .latest::<[f64; 3]>("pose").ring::<u64>("orders", 4).build()?;
+/// # segment.latest_writer::<[f64; 3]>("pose")?.write(&[1.0; 3])?;
+/// let mut pose = segment.latest_watcher::<[f64; 3]>("pose")?;
+/// let mut orders = segment.consumer::<u64>("orders")?;
+/// let mut any = WaitAny::new();
+/// match any.wait(&mut [&mut pose, &mut orders])? {
+///     0 => println!("{:?}", pose.read_if_newer(pose.seen())?),
+///     _ => println!("{}", orders.try_recv()?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type LatestWatcher<T> = LatestReader<T, Claimed>;
 
 impl<T> LatestReader<T> {
     /// A reader whose values have at most the geometry's length.
@@ -42,17 +72,6 @@ impl<T> LatestReader<T> {
             return Err(AttachError::Geometry);
         }
         Ok(Self { raw: RawLatestReader::attach(parts, geometry)?, value: PhantomData })
-    }
-
-    /// The newest version, 0 if nothing was ever written: one load.
-    #[inline]
-    pub fn version(&self) -> u64 {
-        self.raw.version()
-    }
-
-    /// The highest version that this reader has read, 0 before the first.
-    pub fn seen(&self) -> u64 {
-        self.raw.seen()
     }
 
     /// How waits pass the time; [`WaitMode::Adaptive`] at first.
@@ -89,6 +108,44 @@ impl<T> LatestReader<T> {
     pub fn peer_changed(&mut self) -> Option<PeerChange> {
         self.raw.peer_changed()
     }
+}
+
+impl<T> LatestReader<T, Claimed> {
+    /// A watcher whose values have at most the geometry's length, in place number `slot`.
+    pub(crate) fn claim(
+        parts: ReaderParts,
+        stats: StatsWriter,
+        slot: u32,
+        geometry: Geometry,
+    ) -> Result<Self, AttachError> {
+        if geometry.len() < size_of::<T>() {
+            return Err(AttachError::Geometry);
+        }
+        let raw = RawLatestReader::claim(parts, stats, slot, geometry)?;
+        Ok(Self { raw, value: PhantomData })
+    }
+
+    /// The number of its place among the watchers, by which a writer in a segment without a name
+    /// knows whose doorbell it was passed: see [`LatestWriter::ring_by`](crate::LatestWriter::ring_by).
+    pub fn place(&self) -> u32 {
+        self.raw.place()
+    }
+
+    endpoint_calls!(raw.attend.port);
+    doorbell_calls!(raw.attend.port);
+}
+
+impl<T, A: Attend> LatestReader<T, A> {
+    /// The newest version, 0 if nothing was ever written: one load.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.raw.version()
+    }
+
+    /// The highest version that this reader has read, 0 before the first.
+    pub fn seen(&self) -> u64 {
+        self.raw.seen()
+    }
 
     /// Waits until there is a version after `since`, without reading it; the newest version.
     ///
@@ -107,7 +164,7 @@ impl<T> LatestReader<T> {
     }
 }
 
-impl<T: CheckedBitPattern> LatestReader<T> {
+impl<T: CheckedBitPattern, A: Attend> LatestReader<T, A> {
     /// The newest value.
     ///
     /// It waits for nobody: neither a writer that is stopped or killed in the middle of a write
@@ -129,14 +186,12 @@ impl<T: CheckedBitPattern> LatestReader<T> {
     ///
     /// # Errors
     ///
-    /// As [`LatestReader::read`], but for `NeverWritten`, which is no newer value.
+    /// As [`LatestReader::read`], but for `NeverWritten`, which is no newer value. A watcher is
+    /// told `Closed`, `PeerDied` and `Superseded`, too: at once where a wait for several ends or a
+    /// doorbell has found that out, else within 50 ms of calls that find nothing.
     #[inline]
     pub fn read_if_newer(&mut self, version: u64) -> Result<Option<Versioned<T>>, LatestError> {
-        self.raw.check_fork()?;
-        if self.raw.version() <= version {
-            return Ok(None);
-        }
-        self.read_newer(version).map(Some)
+        if self.raw.is_newer(version)? { self.read_newer(version).map(Some) } else { Ok(None) }
     }
 
     /// Waits for a later version than `version`, and reads it: 0 for the first there is,
@@ -192,7 +247,7 @@ impl<T: CheckedBitPattern> LatestReader<T> {
     }
 }
 
-impl<T: NoUninit + AnyBitPattern> LatestReader<T> {
+impl<T: NoUninit + AnyBitPattern, A: Attend> LatestReader<T, A> {
     /// Copies the newest value into `target`; its version. For values of many pages, which had
     /// better not be passed over the stack.
     ///
@@ -206,7 +261,7 @@ impl<T: NoUninit + AnyBitPattern> LatestReader<T> {
 }
 
 #[cfg(test)]
-impl<T> LatestReader<T> {
+impl<T, A: Attend> LatestReader<T, A> {
     /// A read whose copy is the test's.
     pub(super) fn read_by<R>(
         &mut self,
@@ -216,8 +271,20 @@ impl<T> LatestReader<T> {
     }
 }
 
-impl<T> fmt::Debug for LatestReader<T> {
+impl<T> Waits for LatestReader<T, Claimed> {
+    fn port(&mut self) -> &mut Port {
+        self.raw.port()
+    }
+
+    fn ready(&mut self) -> bool {
+        self.raw.ready()
+    }
+}
+
+impl<T> Waitable for LatestReader<T, Claimed> {}
+
+impl<T, A> fmt::Debug for LatestReader<T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LatestReader").field("seen", &self.seen()).finish_non_exhaustive()
+        f.debug_struct("LatestReader").field("raw", &self.raw).finish()
     }
 }

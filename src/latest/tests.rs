@@ -21,14 +21,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Fills the line of a short value; its words belong together.
-type Short = [u64; 7];
+pub(super) type Short = [u64; 7];
 /// Has a row of places.
 type Long = [u64; 20];
 
-const MODES: [WaitMode; 4] = [WaitMode::Spin, WaitMode::Yield, WaitMode::Adaptive, WaitMode::Block];
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MODES: [WaitMode; 4] =
+    [WaitMode::Spin, WaitMode::Yield, WaitMode::Adaptive, WaitMode::Block];
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn geometry<T>(places: u64) -> Geometry {
+pub(super) fn geometry<T>(places: u64) -> Geometry {
     Geometry::new(size_of::<T>(), places).unwrap()
 }
 
@@ -45,7 +46,8 @@ fn windows(view: &View) -> (View, View) {
 fn writer_parts(view: &View, peer: &Arc<Peer>) -> WriterParts {
     let (control, payload) = windows(view);
     let stats = StatsWriter::attach(View::heap(LINE_LEN)).unwrap();
-    WriterParts { control, payload, stats, link: Box::new(FakeLink(Arc::clone(peer))) }
+    let link = Box::new(FakeLink(Arc::clone(peer)));
+    WriterParts { control, payload, watchers: 0, stats, link }
 }
 
 fn reader_parts(view: &View, peer: &Arc<Peer>) -> ReaderParts {
@@ -66,12 +68,12 @@ fn reader<T: AnyBitPattern>(view: &View, places: u64) -> LatestReader<T> {
 }
 
 /// The value of a version; its words tell each other apart.
-fn value<const N: usize>(version: u64) -> [u64; N] {
+pub(super) fn value<const N: usize>(version: u64) -> [u64; N] {
     core::array::from_fn(|i| version.wrapping_mul(2 * i as u64 + 1) ^ (i as u64) << 56)
 }
 
 #[track_caller]
-fn assert_whole<const N: usize>(read: Versioned<[u64; N]>) {
+pub(super) fn assert_whole<const N: usize>(read: Versioned<[u64; N]>) {
     assert!(read.value == value(read.version), "version {} is torn", read.version);
 }
 
@@ -383,7 +385,7 @@ fn reads_that_run_into_writes_anywhere_are_whole_and_never_go_back() {
 }
 
 /// Ends what other threads do when it goes, also by a panic.
-struct Over<'a>(&'a AtomicBool);
+pub(super) struct Over<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
@@ -392,10 +394,10 @@ impl Drop for Over<'_> {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -544,7 +546,7 @@ fn a_reader_of_a_smaller_type_reads_the_front_and_bad_bits_are_no_value() {
 }
 
 /// The stamps that something may be taken for.
-fn interesting() -> Vec<u64> {
+pub(super) fn interesting() -> Vec<u64> {
     let mut stamps: Vec<u64> = (0..24).collect();
     for version in [1 << 31, 1 << 32, VERSION_LIMIT - 1, VERSION_LIMIT] {
         stamps.extend([whole(version), unfinished(version), whole(version) + 1]);

@@ -2,15 +2,19 @@
 
 use super::cell::Cell;
 use super::error::{AttachError, LatestError};
-use super::layout::{CONTROL_LEN, Geometry, SLEEPERS, WRITER_UNFENCED};
+use super::layout::{
+    Geometry, SLEEP, SLEEPERS, WATCHER_LEN, WATCHERS_MAX, WRITER_UNFENCED, watcher, words_len,
+};
+use crate::error::Result;
 use crate::stats::{Stats, StatsWriter};
 use crate::view::View;
-use crate::wait::{CrowdWords, Link, Ringer};
+use crate::wait::{CrowdWords, Link, Ringer, Watchers};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use std::os::fd::AsFd;
 
 /// Where both ends find the words of a wait.
 pub(super) const WORDS: CrowdWords = CrowdWords { sleepers: SLEEPERS, unfenced: WRITER_UNFENCED };
@@ -21,6 +25,8 @@ pub(crate) struct WriterParts {
     pub control: View,
     /// The places.
     pub payload: View,
+    /// How many places for watchers there are.
+    pub watchers: u32,
     /// The writer's statistics line.
     pub stats: StatsWriter,
     /// The claim, given back when it is dropped.
@@ -53,18 +59,20 @@ impl<T> Drop for LatestWriter<T> {
             return;
         }
         self.link.close();
-        self.ringer.announce_close();
+        self.ringer.announce_close(&mut *self.link);
     }
 }
 
 impl<T: NoUninit> LatestWriter<T> {
     /// Goes on behind the newest version (A1 and A2). The geometry's length is that of `T`.
     pub(crate) fn attach(parts: WriterParts, geometry: Geometry) -> Result<Self, AttachError> {
-        let control = parts.control;
-        if geometry.len() != size_of::<T>() || control.len() < CONTROL_LEN {
+        let (control, count) = (parts.control, parts.watchers);
+        let room = count <= WATCHERS_MAX && control.len() >= words_len(count);
+        if geometry.len() != size_of::<T>() || !room {
             return Err(AttachError::Geometry);
         }
-        let ringer = Ringer::new(&control, WORDS).ok_or(AttachError::ReadOnly)?;
+        let watchers = Watchers { first: watcher(0) + SLEEP, stride: WATCHER_LEN, count };
+        let ringer = Ringer::new(control, WORDS, watchers).ok_or(AttachError::ReadOnly)?;
         let cell = Cell::new(geometry, parts.payload)?;
         let version = cell.take_over()?;
         let forks = parts.link.forks();
@@ -96,10 +104,20 @@ impl<T: NoUninit> LatestWriter<T> {
         self.cell.write(version, bytes_of(value));
         self.stats.went_on(self.version, version);
         self.version = version;
-        if self.ringer.announce() {
+        if self.ringer.announce(&mut *self.link) {
             self.stats.wakes();
         }
         Ok(version)
+    }
+
+    /// From now on the watcher in place number `place` is rung by this descriptor, too, which is
+    /// that of a doorbell it made by `doorbell_to_pass`. The caller may close his copy.
+    ///
+    /// # Errors
+    ///
+    /// There is no such place; the descriptor is no pipe, or this user may not open it.
+    pub fn ring_by(&mut self, place: u32, bell: impl AsFd) -> Result<()> {
+        self.ringer.take_rope(place, bell.as_fd())
     }
 
     /// The newest version: how many writes there were, by this writer and its predecessors.

@@ -29,10 +29,7 @@ pub(crate) fn complete(
             let passed: Vec<_> = (0..raw.producers).map(of).collect();
             by_pairs(&passed, raw.type_size, endpoints)
         }
-        ObjectKind::LatestValue => {
-            by_pairs(&[progress::of_versions(&payload)], raw.type_size, endpoints);
-            None
-        }
+        ObjectKind::LatestValue => watched(entry, &words, &payload, endpoints),
         ObjectKind::BroadcastRing | ObjectKind::BroadcastRecords => {
             to_many(entry, &words, &payload, endpoints)
         }
@@ -95,6 +92,25 @@ fn to_many(
             end.stats = end.stats.at_position(received, size);
             let there = matches!(end.state, PeerState::Alive | PeerState::Unknown);
             end.lag = sent.filter(|_| there).map(|sent| sent.saturating_sub(come));
+        }
+    }
+    endpoints.iter().filter_map(|end| end.lag).max()
+}
+
+/// Where consumers look at the newest that was written: by how many each that is there is behind.
+fn watched(
+    entry: &Entry,
+    words: &View,
+    payload: &View,
+    endpoints: &mut [EndpointInfo],
+) -> Option<u64> {
+    let newest = progress::of_versions(payload)?;
+    for end in &mut *endpoints {
+        if end.role == Role::Producer {
+            end.stats = end.stats.at_position(newest, entry.raw.type_size);
+        } else if matches!(end.state, PeerState::Alive | PeerState::Unknown) {
+            let seen = progress::of_watcher(words, end.slot);
+            end.lag = seen.map(|seen| newest.saturating_sub(seen));
         }
     }
     endpoints.iter().filter_map(|end| end.lag).max()

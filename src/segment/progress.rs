@@ -105,6 +105,11 @@ pub(crate) fn waiting_in_shared(payload: &View, stride: u64, capacity: u64) -> O
 
 /// Where a latest value's payload holds the stamp of the newest version.
 pub(crate) const NEWEST: usize = 0;
+/// Where its control words hold the words of the first watcher, and how long those are.
+pub(crate) const WATCHERS: usize = 256;
+pub(crate) const WATCHER_LEN: usize = 128;
+/// Where a watcher's words hold the version that it has read.
+pub(crate) const SEEN: usize = 0;
 
 /// How many versions there were when a latest value's stamp was stored.
 #[inline]
@@ -217,9 +222,16 @@ pub(crate) fn of_consumer(words: &View, slot: u32, numbered: bool) -> Option<(u6
 }
 
 /// The writes of a latest value; `None` where the window holds none. Its readers leave no trace.
-pub(crate) fn of_versions(payload: &View) -> Option<Progress> {
+pub(crate) fn of_versions(payload: &View) -> Option<u64> {
     let sound = payload.len() >= NEWEST + 8;
-    sound.then(|| Progress { sent: version_of(payload.load64(NEWEST, Acquire)), received: 0 })
+    sound.then(|| version_of(payload.load64(NEWEST, Acquire)))
+}
+
+/// The version that a watcher of a latest value has read last.
+pub(crate) fn of_watcher(words: &View, slot: u32) -> Option<u64> {
+    let at = WATCHERS + slot as usize * WATCHER_LEN;
+    let sound = words.len() >= at + WATCHER_LEN;
+    sound.then(|| words.load64(at + SEEN, Relaxed))
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
-//! One writes, any number wait: the sleep of readers that are no endpoints.
+//! One writes, any number wait: the sleep of readers that are no endpoints, beside watchers that are.
 //!
-//! All of them share one 32-bit word. There is no count of sleepers, for one
+//! All readers share one 32-bit word. There is no count of sleepers, for one
 //! that is killed asleep could not be taken off it; there is a bit that says
 //! that somebody sleeps, and a number that changes with each wake, so that
 //! nobody falls asleep over a wake that was meant for him.
+//!
+//! Watchers have a sleep word each, as ends of rings do, so that they can sleep
+//! in `poll` and on several words. For them the common word is that of a side
+//! with many ends (see the parent module): they set its bit as well, and it is
+//! all that the writer looks at behind a publication.
 //!
 //! # Protocol
 //!
@@ -16,8 +21,13 @@
 //! * R3 load the word; done if bit 0 is clear
 //! * R4 add 1: the bit is clear, the number another
 //! * R5 `FUTEX_WAKE` everybody
+//! * R6 exchange each watcher's sleep word with 0; where it was not 0, wake that one
 //!
-//! Nobody takes back what he announced: others may have announced the same.
+//! A watcher's S1 is to store into its own word and then to set bit 0, and its S4 that of
+//! the parent module.
+//!
+//! Nobody takes back what he announced: others may have announced the same. So one who is
+//! cancelled is woken by adding 2: the bit stays, for he who cancels does not wake watchers.
 //!
 //! Who maps the segment read-only cannot announce himself. He sleeps on a word
 //! of his own memory, by which he can be cancelled, in slices that grow from
@@ -27,28 +37,34 @@
 //!
 //! `doze` and `cancel` as in the parent module, with S1 a read-modify-write. A
 //! later S1 does not hide an earlier wake: between the two stands R4, which
-//! changes the number that S4 compares.
+//! changes the number that S4 compares. `bell` as there: a watcher's S1 releases, R4
+//! acquires; whose bit R4 has cleared, R6 finds asleep.
 //!
 //! # Failure
 //!
 //! * R killed between R1 and R5: the sleepers find the message after the rest of
 //!   their slice.
+//!   Also watchers that R6 had not come to.
 //! * S killed asleep, or gone for another reason: the bit stays, and R pays one
-//!   addition and one system call for nobody.
+//!   addition and one system call for nobody; for a watcher an exchange and another
+//!   system call.
 //! * A hostile peer writes anything into the word: S wakes too early or one slice
 //!   too late; R makes superfluous system calls.
 
+use super::doorbell::rope_to;
 use super::{
     Canceller, End, Link, PeerChange, Phase, SLICE, SLICE_REFUSED, SPIN_BUDGET, Sleeper,
-    TRIES_PER_LOOK, TURNS_PER_LOOK, UNFENCED, Wait, WaitMode,
+    TRIES_PER_LOOK, TURNS_PER_LOOK, UNFENCED, Wait, WaitMode, Woken, wake,
 };
+use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
-use crate::sys::{futex, membarrier};
+use crate::sys::{fifo, futex, membarrier};
 use crate::view::{View, Word32};
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence, fence};
 use core::time::Duration;
 use nix::errno::Errno;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -66,17 +82,24 @@ pub(crate) struct CrowdWords {
     pub unfenced: usize,
 }
 
-/// R2 to R5 on a sleepers' word; whether somebody had announced himself.
-fn rouse(word: &AtomicU32) -> bool {
-    if word.load(Relaxed) & ASLEEP == 0 {
-        return false;
-    }
-    word.fetch_add(1, Relaxed);
+/// Where the sleep words of watchers lie in that window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watchers {
+    /// That of the first (32 bits).
+    pub first: usize,
+    /// From one to the next.
+    pub stride: usize,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// R4 and R5: wakes all who sleep on `word` by adding `step`.
+fn rouse(word: &AtomicU32, step: u32) {
+    word.fetch_add(step, Acquire); // edge `bell`
     #[cfg(test)]
     crate::view::steps::stored();
     // There is no way to report a refused wake, and each slice ends by itself.
     _ = futex::wake(word, i32::MAX);
-    true
 }
 
 /// The side that publishes.
@@ -84,38 +107,77 @@ fn rouse(word: &AtomicU32) -> bool {
 pub(crate) struct Ringer {
     fences: bool,
     sleepers: Word32,
+    control: View,
+    watchers: Watchers,
+    /// The watchers' bells, where they were passed by hand.
+    ropes: Vec<Option<OwnedFd>>,
 }
 
 impl Ringer {
     /// Attaches to the words in `control`; `None` if this process may not write there.
-    pub(crate) fn new(control: &View, words: CrowdWords) -> Option<Self> {
+    pub(crate) fn new(control: View, words: CrowdWords, watchers: Watchers) -> Option<Self> {
         let sleepers = control.find32(words.sleepers)?;
         let unfenced = membarrier::available() && membarrier::register().is_ok();
         control.store64(words.unfenced, if unfenced { UNFENCED } else { 0 }, Relaxed);
         fence(SeqCst); // edge `doze`, for those that are about to sleep
-        Some(Self { fences: !unfenced, sleepers })
+        Some(Self { fences: !unfenced, sleepers, control, watchers, ropes: Vec::new() })
     }
 
     /// Wakes everybody who sleeps; called behind each publication. Whether there was somebody.
+    ///
+    /// `link` knows the doorbells.
     #[inline(always)]
-    pub(crate) fn announce(&self) -> bool {
+    pub(crate) fn announce(&mut self, link: &mut dyn Link) -> bool {
         if self.fences {
             fence(SeqCst); // edge `doze`
         } else {
             compiler_fence(SeqCst); // edge `doze`: the sleeper's barrier fences for us
         }
-        self.sleepers.word().load(Relaxed) & ASLEEP != 0 && self.ring()
+        let asleep = self.sleepers.word().load(Relaxed) & ASLEEP != 0;
+        if asleep {
+            self.ring(link);
+        }
+        asleep
     }
 
+    /// R4 to R6.
     #[cold]
-    fn ring(&self) -> bool {
-        rouse(self.sleepers.word())
+    fn ring(&mut self, link: &mut dyn Link) {
+        rouse(self.sleepers.word(), 1);
+        for slot in 0..self.watchers.count {
+            let sleep = self.watchers.first + slot as usize * self.watchers.stride;
+            let word = self.control.word32(sleep);
+            if word.load(Relaxed) != 0 && wake(word) == Woken::MustBeRung {
+                if let Some(Some(rope)) = self.ropes.get(slot as usize) {
+                    // Refused, it costs the watcher the rest of a slice.
+                    _ = fifo::ring(rope);
+                }
+                link.ring_bell(slot);
+            }
+        }
     }
 
     /// The same behind a close, whoever fences.
-    pub(crate) fn announce_close(&self) {
+    pub(crate) fn announce_close(&mut self, link: &mut dyn Link) {
         fence(SeqCst); // edge `doze`
-        rouse(self.sleepers.word());
+        if self.sleepers.word().load(Relaxed) & ASLEEP != 0 {
+            self.ring(link);
+        }
+    }
+
+    /// Takes the bell of the watcher in place number `slot`, passed by hand.
+    pub(crate) fn take_rope(&mut self, slot: u32, bell: BorrowedFd<'_>) -> Result<()> {
+        let (index, count) = (slot as usize, self.watchers.count);
+        if slot >= count {
+            let refused = Error::new(ErrorKind::InvalidArgument, "take the doorbell of", "watcher");
+            return Err(refused.detail(format!("there is no place {slot}, there are {count}")));
+        }
+        let rope = rope_to(bell)?;
+        if self.ropes.len() <= index {
+            self.ropes.resize_with(index + 1, || None);
+        }
+        self.ropes[index] = Some(rope);
+        Ok(())
     }
 }
 
@@ -136,9 +198,11 @@ impl Bed {
         }
     }
 
-    /// Ends the sleep of whoever sleeps there, for a canceller.
+    /// Ends the sleep of whoever sleeps there, for a canceller; watchers sleep elsewhere.
     pub(super) fn shake(&self) {
-        rouse(self.word());
+        if self.word().load(Relaxed) & ASLEEP != 0 {
+            rouse(self.word(), 2);
+        }
     }
 }
 

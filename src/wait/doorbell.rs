@@ -101,10 +101,12 @@ pub enum Armed {
     },
 }
 
-/// An endpoint that can be slept on together with others: the ends of all rings.
+/// An endpoint that can be slept on together with others: the ends of all rings, and the
+/// watchers of latest values.
 ///
 /// A consumer is waited for until it has a message, a producer until it has room: that of a
-/// record ring, room for the record that was last refused as [`Full`](crate::SendError::Full).
+/// record ring, room for the record that was last refused as [`Full`](crate::SendError::Full). A
+/// watcher is waited for until there is a later version than it has read.
 /// Implemented by this crate only.
 pub trait Waitable: Waits {}
 
@@ -238,6 +240,14 @@ impl fmt::Debug for Doorbell {
     }
 }
 
+/// A peer's bell, passed by hand, opened for ringing.
+pub(super) fn rope_to(bell: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fifo::reopen(&bell).map_err(|errno| {
+        Error::system("take the peer's doorbell", "descriptor", errno)
+            .detail("it must be the descriptor of a doorbell, which is a pipe or a FIFO")
+    })
+}
+
 impl Port {
     /// Makes a bell that the peer finds by itself.
     pub(crate) fn hang_bell(&mut self) -> Result<Doorbell> {
@@ -263,11 +273,7 @@ impl Port {
 
     /// Takes the peer's bell, passed by hand.
     pub(crate) fn take_rope(&mut self, bell: BorrowedFd<'_>) -> Result<()> {
-        let rope = fifo::reopen(&bell).map_err(|errno| {
-            Error::system("take the peer's doorbell", "descriptor", errno)
-                .detail("it must be the descriptor of a doorbell, which is a pipe or a FIFO")
-        })?;
-        self.rope = Some(rope);
+        self.rope = Some(rope_to(bell)?);
         Ok(())
     }
 
