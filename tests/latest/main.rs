@@ -1,8 +1,11 @@
 //! Latest values between processes: nothing torn beside a writer that never rests, writers and
 //! readers killed and stopped at random moments, readers who may not write, sleepers.
 
+#[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "what the tests of other programs share, too")]
 mod common;
+
+mod watchers;
 
 use common::child::{self, Child};
 use common::machine::{PrivateMount, pages};
@@ -10,7 +13,7 @@ use common::{M2, Quiet, Scratch, domain, is_root, lacks_pages, skip};
 use hugeshm::{
     BackingKind, Domain, ErrorKind, LatestError, LatestReader, LatestValue, LatestWriter, Lifetime,
     ObjectKind, PagePolicy, PageSize, PeerState, Rung, Schema, Segment, SegmentBuilder,
-    TypeIdentity, Versioned, WaitMode,
+    TypeIdentity, Versioned, WaitAny, WaitMode,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -133,7 +136,7 @@ fn child_process() {
         Some("sleep") => sleep(),
         Some("echo") => echo(),
         Some("lie") => lie(),
-        Some(role) => panic!("no such role: {role}"),
+        Some(role) => assert!(watchers::play(role), "no such role: {role}"),
     }
 }
 
@@ -616,7 +619,7 @@ fn who_asks_for_the_wrong_thing_is_told_what_is_there() {
         (object.kind, object.kind.to_string()),
         (ObjectKind::LatestValue, "latest value".into())
     );
-    assert_eq!((object.endpoints.len(), object.endpoints[0].stats.messages), (1, 2));
+    assert_eq!((object.endpoints.len(), object.endpoints[0].stats.messages), (1 + 8, 2));
     assert_eq!((object.lag, object.endpoints[0].state), (None, PeerState::Alive));
 }
 
@@ -660,10 +663,14 @@ fn values_under_attack_answer_every_call() {
     let mut answers = std::collections::BTreeMap::<String, u64>::new();
     for round in 0..12 {
         let builder = on_base_pages(domain.create("values")).unlink_on_drop(true);
-        let segment = builder.latest::<Pose>("pose").latest::<Frame>("frame").build();
-        let segment = segment.expect("base pages");
+        let segment = builder
+            .latest_of("pose", LatestValue::<Pose>::new().watchers(2))
+            .latest_of("frame", LatestValue::<Frame>::new().watchers(2))
+            .build()
+            .expect("base pages");
         let object = &["pose", "frame"][round % 2];
-        // The claim lines stand in front of a value's own words; a label finds them.
+        // The claim lines, of a writer and two watchers, stand in front of a value's own words; a
+        // label finds them.
         segment.set_label("here-it-is");
         let end = match round % 2 {
             0 => segment.latest_writer::<Pose>(object).map(drop),
@@ -673,7 +680,7 @@ fn values_under_attack_answer_every_call() {
         let path = scratch.data_file("values");
         let bytes = std::fs::read(&path).expect("the data file");
         let label = bytes.windows(10).position(|window| window == b"here-it-is");
-        let first = label.expect("the label is in the claim line") as u64 / 256 * 256 + 256;
+        let first = label.expect("the label is in the claim line") as u64 / 256 * 256 + 3 * 256;
         let used = domain.inspect("values").expect("it is there").used;
         let path = path.display().to_string();
         let numbers = [first, used, round as u64].map(|number| number.to_string());
@@ -693,6 +700,7 @@ fn values_under_attack_answer_every_call() {
         liar.end_well();
     }
     eprintln!("{answers:?}");
+    assert!(answers.contains_key("watched") && answers.contains_key("watcher Ok(0)"));
     assert!(answers.contains_key("read") && answers.keys().any(|key| key.starts_with("Corrupt")));
 }
 
@@ -705,6 +713,11 @@ fn under_attack<const N: usize>(
 ) {
     let mut reader = segment.latest_reader::<[u64; N]>(object).expect("its entry is whole");
     reader.wait_mode(mode);
+    let mut watcher = segment.latest_watcher::<[u64; N]>(object).expect("a place is free");
+    watcher.wait_mode(mode);
+    let bell = watcher.doorbell().expect("a folder of ours");
+    let mut any = WaitAny::new();
+    any.wait_mode(mode);
     let mut writer = match segment.latest_writer::<[u64; N]>(object) {
         Ok(writer) => Some(writer),
         Err(error) => {
@@ -723,6 +736,16 @@ fn under_attack<const N: usize>(
             count(read.map_or_else(|error| format!("{error:?}"), |_| "read".to_owned()));
         }
         let _ = (reader.read_if_newer(turn), reader.version(), reader.peer_changed());
+        let found = any.wait_timeout(&mut [&mut watcher], short);
+        count(format!("watcher {found:?}"));
+        let armed = bell.arm(&mut watcher).expect("its own bell");
+        count(format!("{armed:?}"));
+        for read in [
+            watcher.read_if_newer(watcher.seen()),
+            watcher.wait_newer_timeout(watcher.seen(), short).map(Some),
+        ] {
+            count(read.map_or_else(|error| format!("{error:?}"), |_| "watched".to_owned()));
+        }
     }
 }
 
