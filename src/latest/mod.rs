@@ -7,12 +7,19 @@
 //! so there is no limit to their number and nothing that one of them can
 //! do to the writer or to the others. There is no queue here, and no history.
 //!
+//! Who wants to wait for a value together with other ends, in `poll` or in a
+//! runtime must be found, and so needs a place and a sleep word: a *watcher* is a
+//! reader that claims one of a few places. It reads by the same steps and says
+//! which version it has seen; the writer waits for it no more than for the others.
+//!
 //! | file | its job |
 //! |---|---|
 //! | `layout` | where the bytes lie, what a stamp can say |
 //! | `cell` | the protocol below |
 //! | `writer`, `reader` | the two ends |
 //! | `raw` | the reading end by bytes |
+//! | `attend` | how a reader waits, and how a watcher does |
+//! | `awaited` | watchers as futures (feature `tokio`) |
 //! | `open` | how a segment declares latest values and gives out their ends |
 //! | `error` | what the ends answer |
 //!
@@ -29,7 +36,8 @@
 //! * W2 release fence, then write the value there
 //! * W3 store stamp 2 v in front; from here on v is the newest version
 //! * W4 the same three steps in the spare line
-//! * W6 wake the sleepers, if there are any
+//! * W6 one load; if it says that somebody sleeps, wake all readers that do, then each watcher
+//!   that does, by futex or by its doorbell
 //!
 //! So the spare line holds version v - 1 while the front is written, and the
 //! front holds v while the spare line is. A reader takes one line across:
@@ -47,7 +55,7 @@
 //! * W2 release fence, then write the value there
 //! * W3 store stamp 2 v there
 //! * W5 store 2 v as the newest stamp; from here on v is the newest version
-//! * W6 wake the sleepers
+//! * W6 as above; `wait::crowd` has its steps
 //!
 //! Readers load the newest stamp, 2 v, and do R1 to R4 in place v mod n, where the
 //! stamp must be 2 v both times; R5 begins anew. A place is written again
@@ -90,10 +98,13 @@
 //!   a row its place has; the write never was. Behind W3, or W5 in a row: the
 //!   new version is the newest. In W4: the successor writes the spare line anew. In
 //!   A2: the next one does. Between W3 and W5: the place is written again, with the
-//!   same number. Before W6: see `wait::crowd`.
+//!   same number. Before W6 or in it: those that were not woken yet find the value
+//!   when their slice of 50 ms ends.
 //! * Writer stopped anywhere: the same values are there to be read, at once.
 //! * A reader killed or stopped anywhere: nobody notices. If it had announced its
-//!   sleep, the next write pays for one wake of nobody.
+//!   sleep, the next write pays for one wake of nobody. A watcher that is killed
+//!   leaves its place free, with its words as they were: whoever claims it begins
+//!   with nothing seen, and takes the dead one's doorbell down.
 //! * A writer that never rests: a look is lost only to a write that begins or ends
 //!   during it. After 1024 looks in vain the answer is `Contended`.
 //! * The writer's death does not touch the value. Whoever waits for a newer one is
@@ -101,7 +112,8 @@
 //! * A lying peer: stamps that cannot come about are `Corrupt`, and so is a version
 //!   below one that this reader has seen; the next read judges anew. Inside of that a
 //!   lie changes which bytes are read, never where. A read makes a bounded number of
-//!   copies, a write one or two.
+//!   copies, a write one or two. Lies in a watcher's words change what reports say of
+//!   it, and when it wakes: a slice too late, or for nothing.
 
 mod attend;
 #[cfg(feature = "tokio")]

@@ -232,9 +232,7 @@ impl<A: Attend> RawLatestReader<A> {
             if let Err(end) = self.attend.wait(&mut wait) {
                 break Err(end.into());
             }
-            if let Err(forked) = self.check_fork() {
-                return Err(forked); // what was announced is the parent's
-            }
+            self.check_fork()?; // what was announced is the parent's then
             let version = self.cell.version();
             if version > since {
                 break Ok(version);

@@ -37,7 +37,7 @@ enum Watch {
     Futex(LatestWatcher<Pose>),
     Poll(LatestWatcher<Pose>, Doorbell),
     /// Together with another, whose value nobody writes.
-    Any(LatestWatcher<Pose>, LatestWatcher<Frame>, WaitAny),
+    Any(LatestWatcher<Pose>, Box<LatestWatcher<Frame>>, WaitAny),
     #[cfg(feature = "tokio")]
     Awaited(tokio::runtime::Runtime, hugeshm::AsyncLatestWatcher<Pose>),
 }
@@ -58,7 +58,7 @@ impl Watch {
                 let mut any = WaitAny::new();
                 any.wait_mode(WaitMode::Block);
                 let frame = segment.latest_watcher::<Frame>("frame").expect("a place is free");
-                Self::Any(watcher, frame, any)
+                Self::Any(watcher, Box::new(frame), any)
             }
             #[cfg(feature = "tokio")]
             "tokio" => {
@@ -88,7 +88,7 @@ impl Watch {
                 }
             },
             Self::Any(watcher, frame, any) => loop {
-                assert_eq!(any.wait(&mut [watcher, frame]), Ok(0), "nobody writes frames");
+                assert_eq!(any.wait(&mut [watcher, &mut **frame]), Ok(0), "nobody writes frames");
                 if let Some(read) = watcher.read_if_newer(watcher.seen())? {
                     break read;
                 }
