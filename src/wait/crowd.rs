@@ -1,6 +1,6 @@
-//! One writes, any number wait: the sleep of readers that are no endpoints, beside watchers that are.
+//! One writes, any number wait: the sleep of readers that are no endpoints.
 //!
-//! All readers share one 32-bit word. There is no count of sleepers, for one
+//! All of them share one 32-bit word. There is no count of sleepers, for one
 //! that is killed asleep could not be taken off it; there is a bit that says
 //! that somebody sleeps, and a number that changes with each wake, so that
 //! nobody falls asleep over a wake that was meant for him.
@@ -43,8 +43,7 @@
 //! # Failure
 //!
 //! * R killed between R1 and R5: the sleepers find the message after the rest of
-//!   their slice.
-//!   Also watchers that R6 had not come to.
+//!   their slice. So do watchers that R6 had not come to.
 //! * S killed asleep, or gone for another reason: the bit stays, and R pays one
 //!   addition and one system call for nobody; for a watcher an exchange and another
 //!   system call.
