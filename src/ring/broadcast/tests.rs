@@ -624,6 +624,71 @@ fn who_is_overtaken_by_a_batch_that_is_being_written_is_told_so() {
     }
 }
 
+/// A value below 1000 is no value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(transparent)]
+struct Large(u64);
+
+// SAFETY: any bits of a `u64` may be read as `Bits`; those that pass the check are a `Large`.
+#[expect(unsafe_code, reason = "a type with a check of its own")]
+unsafe impl bytemuck::CheckedBitPattern for Large {
+    type Bits = u64;
+
+    fn is_valid_bit_pattern(bits: &u64) -> bool {
+        *bits >= 1000
+    }
+}
+
+#[test]
+fn batches_hold_what_follows_and_nothing_that_was_overwritten() {
+    for burst in [0, 1, 3, 11, 40] {
+        let ring = slots(8, 24, 1, false);
+        let tx = Rc::new(RefCell::new(ring.producer()));
+        // Number 50 and those behind 90 are no values.
+        let push = |tx: &mut RawProducer| {
+            let number = tx.position();
+            let value = if number == 50 || number > 90 { 7 } else { 1000 + number };
+            tx.try_push(&value.to_ne_bytes()).unwrap();
+        };
+        let raw = ring.consumer(0, Join::Newest);
+        let mut rx = super::typed::BroadcastReceiver::<Large, Claimed>::new(raw);
+        let (mut received, mut missed, mut invalid) = (0, 0, 0);
+        for max in (1..40).cycle().take(200) {
+            push(&mut tx.borrow_mut());
+            let (inner, left) = (Rc::clone(&tx), Cell::new(2));
+            let meddler = move || {
+                // Now and then in the middle, and not for ever.
+                if left.get() > 0 {
+                    left.set(left.get() - 1);
+                    (0..burst).for_each(|_| push(&mut inner.borrow_mut()));
+                }
+            };
+            let (mut batch, position) = (vec![Large(1)], rx.position());
+            match steps::meddle(meddler, || rx.recv_batch(&mut batch, max)) {
+                Ok(count) => {
+                    assert!(count <= max && batch.len() == 1 + count);
+                    for (index, value) in batch[1..].iter().enumerate() {
+                        assert_eq!(value.0, 1000 + position + index as u64);
+                    }
+                    assert_eq!(rx.position(), position + count as u64);
+                    received += count as u64;
+                }
+                Err(RecvError::Gap { missed: gap }) => missed += gap,
+                Err(RecvError::InvalidValue { position: at }) => {
+                    assert!(at == position && (at == 50 || at > 90));
+                    invalid += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+            if rx.position() > 89 {
+                break;
+            }
+        }
+        assert_eq!(received + missed + invalid, rx.position());
+        assert!(if burst < 40 { received > 0 } else { missed > 0 });
+    }
+}
+
 #[test]
 fn a_producer_killed_anywhere_leaves_whole_messages_and_a_successor_goes_on() {
     for size in [8, 64, 100] {

@@ -82,15 +82,17 @@ impl Follower {
         self.keeping.is_gone(self.position, self.swept.load(Relaxed))
     }
 
-    /// Goes past the message at the position.
+    /// Goes past so many messages of the block at the cursor; whether it is still there.
     #[inline(always)]
-    fn pass(&mut self) {
-        self.position += 1;
-        self.index += 1;
-        if self.index == self.geometry.per_block() {
-            self.index = 0;
-            self.blocks.advance();
+    fn pass(&mut self, count: u64) -> bool {
+        self.position += count;
+        self.index += count;
+        if self.index < self.geometry.per_block() {
+            return true;
         }
+        self.index = 0;
+        self.blocks.advance();
+        false
     }
 
     /// C5: goes on with what is kept, and says how many messages are lost by that.
@@ -289,7 +291,7 @@ impl<W: Attend> RawBroadcastReceiver<W> {
             return Err(self.overtaken());
         }
         let position = self.follower.position;
-        self.follower.pass();
+        self.follower.pass(1);
         self.attend.moved(position + 1, position + 1);
         value.ok_or(RecvError::InvalidValue { position })
     }
@@ -405,43 +407,66 @@ impl<W: Attend> RawBroadcastReceiver<W> {
         result
     }
 
-    /// Receives up to `max` messages, with one look at what was overwritten for each.
+    /// Receives up to `max` messages behind those in `messages`, with one look at each block's header
+    /// word and one at what was given up while its messages were copied.
     #[inline]
     fn take_batch<R>(
         &mut self,
         max: usize,
+        messages: &mut Vec<R>,
         mut read: impl FnMut(&BlockReader, usize) -> Option<R>,
-        mut take: impl FnMut(R),
     ) -> Result<usize, RecvError> {
         if max == 0 {
             return Ok(0);
         }
         self.poll()?;
-        let before = self.follower.position;
-        let mut end = Ok(());
-        let mut count = 0;
-        while count < max && (count == 0 || self.follower.poll().is_ok()) {
-            let value = read(&self.follower.blocks, self.follower.index as usize);
-            if self.follower.is_gone() {
+        let (mut count, mut end) = (0, None);
+        while end.is_none() && count < max {
+            let follower = &self.follower;
+            let (word, before) = (follower.blocks.load(Acquire), messages.len()); // edge `commit`
+            let filled = count_in(word, follower.blocks.lap()).unwrap_or(0);
+            let filled = filled.min(follower.geometry.per_block());
+            let until = filled.min(follower.index + (max - count) as u64);
+            for index in follower.index..until {
+                match read(&follower.blocks, index as usize) {
+                    Some(value) => messages.push(value),
+                    None => {
+                        end = Some(RecvError::InvalidValue { position: follower.position });
+                        break;
+                    }
+                }
+            }
+            if follower.is_gone() {
+                messages.truncate(before);
                 break;
             }
-            match value {
-                Some(value) => take(value),
-                None if count > 0 => break,
-                None => end = Err(RecvError::InvalidValue { position: before }),
-            }
-            self.follower.pass();
-            count += 1;
-            if end.is_err() {
+            let copied = messages.len() - before;
+            let last = self.follower.pass(copied as u64);
+            count += copied;
+            if last {
                 break;
             }
         }
-        if count == 0 {
-            return Err(self.overtaken());
+        match end {
+            // The first is told; a later one is the answer of the next call.
+            Some(error) if count == 0 => {
+                self.follower.pass(1);
+                self.moved();
+                Err(error)
+            }
+            _ if count == 0 => Err(self.overtaken()),
+            _ => {
+                self.moved();
+                Ok(count)
+            }
         }
+    }
+
+    /// C4.
+    #[inline(always)]
+    fn moved(&mut self) {
         let position = self.follower.position;
         self.attend.moved(position, position);
-        end.map(|()| count)
     }
 
     /// Receives a message into `bytes`, of exactly [`size`](Self::size) bytes, if there is one.
@@ -608,14 +633,14 @@ impl<T: CheckedBitPattern, W: Attend> BroadcastReceiver<T, W> {
     /// batch and is the answer of the next call.
     #[inline]
     pub fn recv_batch(&mut self, messages: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
-        let done = self.raw.take_batch(max, value, |message| messages.push(message));
+        let done = self.raw.take_batch(max, messages, value);
         if done != Err(RecvError::Empty) {
             return done;
         }
         match self.raw.still_empty() {
             RecvError::Empty => done,
             // Once more, now that the producer's end is known.
-            end => match self.raw.take_batch(max, value, |message| messages.push(message)) {
+            end => match self.raw.take_batch(max, messages, value) {
                 Err(RecvError::Empty) => Err(end),
                 done => done,
             },
@@ -630,7 +655,7 @@ impl<T: CheckedBitPattern, W: Attend> BroadcastReceiver<T, W> {
     /// As [`recv`](Self::recv).
     pub fn recv_some(&mut self, messages: &mut Vec<T>, max: usize) -> Result<usize, RecvError> {
         loop {
-            match self.raw.take_batch(max, value, |message| messages.push(message)) {
+            match self.raw.take_batch(max, messages, value) {
                 Err(RecvError::Empty) => self.raw.wait_for_message(None)?,
                 done => return done,
             }
