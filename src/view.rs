@@ -751,7 +751,7 @@ impl Message<'_> {
 /// # Safety
 ///
 /// `size_of::<T>()` bytes are readable at `source`.
-#[inline]
+#[inline(always)]
 unsafe fn checked_copy<T: bytemuck::CheckedBitPattern>(source: *const u8) -> Option<T> {
     let mut bits = MaybeUninit::<T::Bits>::uninit();
     const { assert!(size_of::<T>() == size_of::<T::Bits>()) }
