@@ -5,7 +5,7 @@ use super::layout::{ALIGN, BYTES_MAX, CONTROL_LEN, Lengths, PAYLOAD_LEN};
 use super::{Caller, Server};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::builder::SegmentBuilder;
-use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
+use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type, description_calls};
 use crate::segment::endpoint::Role;
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
@@ -51,19 +51,7 @@ impl<Req, Resp> CallCell<Req, Resp> {
         Self { identity: TypeIdentity::default(), schema: None, types: PhantomData }
     }
 
-    /// The name and version under which programs agree on the pair of types; unnamed by default.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of both types for programs that do not know them.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("the pair of types");
 
     fn spec(self) -> ObjectSpec {
         ObjectSpec {

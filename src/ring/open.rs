@@ -12,7 +12,7 @@ use super::position::{RecordGeometry, SlotGeometry};
 use super::{Consumer, Producer, RawConsumer, RawProducer, RecordConsumer, RecordProducer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::builder::SegmentBuilder;
-use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
+use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type, description_calls};
 use crate::segment::endpoint::{Endpoint, Role};
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
@@ -34,19 +34,7 @@ impl<T> TypedRing<T> {
         Self { capacity, identity: TypeIdentity::default(), schema: None, value: PhantomData }
     }
 
-    /// The name and version under which programs agree on the type; unnamed by default.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of the type for programs that do not know it.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("the type");
 
     pub(super) fn geometry(&self, name: &str) -> Result<SlotGeometry> {
         let size = size_of::<T>();
@@ -145,19 +133,7 @@ impl RecordRing {
         self
     }
 
-    /// The name and version under which programs agree on what the records are.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of the records for programs that do not know them.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("what the records are");
 
     fn spec(self, name: &str) -> Result<ObjectSpec> {
         let Self { size, payload_align, user_header, .. } = self;

@@ -120,6 +120,27 @@ impl Schema {
     }
 }
 
+/// The calls that say what an object's messages are, for a description with the fields `identity` and
+/// `schema`; `$them` names what is described.
+macro_rules! description_calls {
+    ($them:literal) => {
+        #[doc = concat!("The name and version under which programs agree on ", $them, "; unnamed by default.")]
+        #[must_use]
+        pub fn identity(mut self, identity: crate::segment::directory::TypeIdentity) -> Self {
+            self.identity = identity;
+            self
+        }
+
+        #[doc = concat!("A description of ", $them, " for programs that do not know it.")]
+        #[must_use]
+        pub fn schema(mut self, schema: crate::segment::directory::Schema) -> Self {
+            self.schema = Some(schema);
+            self
+        }
+    };
+}
+pub(crate) use description_calls;
+
 /// What an object is to be; its kind's room has checked the numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct ObjectSpec {

@@ -4,10 +4,12 @@ use super::layout::{
     NUMBER, POSITION, PRODUCER_SLEEP, PRODUCER_UNFENCED, REQUIRED, SKIPPED, SLEEP, SLEEPERS,
     TENURE, UNFENCED, consumer,
 };
+use crate::ring::error::RecvError;
 use crate::stats::{Stats, StatsWriter};
 use crate::view::{View, Word64};
 use crate::wait::{End, Link, Onlooker, Opposite, Port, Wait, WaitWords};
 use core::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Instant;
 
 /// What a receiver tells whom, and how it passes the time.
 ///
@@ -39,6 +41,28 @@ pub trait Attend {
     /// As [`Port::settle`].
     #[doc(hidden)]
     fn settle(&self, wait: &Wait);
+}
+
+/// Passes the time of `end`, which `attend` is a part of, until `look` finds something or there is a
+/// reason to give up; as [`wait_until`](crate::wait::wait_until) for a port.
+pub(super) fn wait_for<E, W: Attend, R>(
+    end: &mut E,
+    deadline: Option<Instant>,
+    attend: impl Fn(&mut E) -> &mut W,
+    mut look: impl FnMut(&mut E) -> Result<R, RecvError>,
+) -> Result<R, RecvError> {
+    let mut wait = Wait::until(deadline);
+    let result = loop {
+        if let Err(why) = attend(end).wait(&mut wait) {
+            break Err(why.into());
+        }
+        match look(end) {
+            Err(RecvError::Empty) => {}
+            done => break done,
+        }
+    };
+    attend(end).settle(&wait);
+    result
 }
 
 /// A consumer's place: its line tells how far it is, and it is woken.

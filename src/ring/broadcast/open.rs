@@ -21,7 +21,7 @@ use crate::ring::slots::RawProducer;
 use crate::ring::space::Space;
 use crate::ring::typed::Producer;
 use crate::segment::builder::SegmentBuilder;
-use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
+use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type, description_calls};
 use crate::segment::endpoint::Role;
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
@@ -73,19 +73,7 @@ impl<T> BroadcastRing<T> {
         self
     }
 
-    /// The name and version under which programs agree on the type; unnamed by default.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of the type for programs that do not know it.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("the type");
 
     fn spec(self, name: &str) -> Result<ObjectSpec> {
         let size = size_of::<T>();
@@ -186,19 +174,7 @@ impl BroadcastRecords {
         self
     }
 
-    /// The name and version under which programs agree on what the records are.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of the records for programs that do not know them.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("what the records are");
 
     fn spec(self, name: &str) -> Result<ObjectSpec> {
         let Self { bytes, consumers, lossless, payload_align, user_header, .. } = self;

@@ -2,15 +2,15 @@
 //!
 //! The steps C1 to C5 are told in the parent module.
 
-use super::attend::{Attend, Claimed, Unseen, observer_calls};
+use super::attend::{Attend, Claimed, Unseen, observer_calls, wait_for};
 use super::layout::{Keeping, PROMISED, SWEPT};
 use super::{Astray, Join, ReceiverParts, TURNS_MAX};
-use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
+use crate::ring::error::{AttachError, Corruption, RecvError};
 use crate::ring::layout::{POSITION_MAX, WORD_LEN};
 use crate::ring::position::{Found, Header, RecordGeometry};
 use crate::stats::{Stats, StatsWriter};
 use crate::view::{Look64, View};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls, endpoint_calls};
+use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, endpoint_calls};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
@@ -580,21 +580,7 @@ impl<W: Attend> BroadcastRecordReceiver<W> {
                 found => return found,
             }
         }
-        let mut wait = Wait::until(deadline);
-        let mut found = Err(RecvError::Empty);
-        let result = loop {
-            if let Err(end) = self.attend.wait(&mut wait) {
-                break Err(end.into());
-            }
-            found = self.poll();
-            match is_there(found) {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.attend.settle(&wait);
-        result.and(found)
+        wait_for(self, deadline, |end| &mut end.attend, Self::poll)
     }
 
     #[cold]

@@ -2,7 +2,7 @@
 //!
 //! The steps C1 to C5 are told in the parent module.
 
-use super::attend::{Attend, Claimed, Unseen, observer_calls};
+use super::attend::{Attend, Claimed, Unseen, observer_calls, wait_for};
 use super::layout::{Keeping, PROMISED, START, SWEPT};
 use super::{Astray, Join, ReceiverParts, TURNS_MAX};
 use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
@@ -10,7 +10,7 @@ use crate::ring::layout::MESSAGES_MAX;
 use crate::ring::position::{SlotGeometry, check_unfilled, count_in, header_word};
 use crate::stats::{Stats, StatsWriter};
 use crate::view::{BlockReader, Look64, View};
-use crate::wait::{Port, Wait, Waitable, Waits, deadline_after, doorbell_calls, endpoint_calls};
+use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, endpoint_calls};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::marker::PhantomData;
@@ -392,19 +392,7 @@ impl<W: Attend> RawBroadcastReceiver<W> {
         if self.attend.look_away(passed, self.size() as u64) && is_there(self.poll())? {
             return Ok(());
         }
-        let mut wait = Wait::until(deadline);
-        let result = loop {
-            if let Err(end) = self.attend.wait(&mut wait) {
-                break Err(end.into());
-            }
-            match is_there(self.poll()) {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.attend.settle(&wait);
-        result
+        wait_for(self, deadline, |end| &mut end.attend, Self::poll)
     }
 
     /// Receives up to `max` messages behind those in `messages`, with one look at each block's header

@@ -7,7 +7,7 @@ use crate::ring::endpoint::Parts;
 use crate::ring::error::AttachError;
 use crate::ring::open::bad_capacity;
 use crate::segment::builder::SegmentBuilder;
-use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type};
+use crate::segment::directory::{ObjectSpec, Schema, TypeIdentity, check_type, description_calls};
 use crate::segment::endpoint::Role;
 use crate::segment::layout::ObjectKind;
 use crate::segment::{ObjectHandle, Segment};
@@ -57,19 +57,7 @@ impl<T> SharedRing<T> {
         self
     }
 
-    /// The name and version under which programs agree on the type; unnamed by default.
-    #[must_use]
-    pub fn identity(mut self, identity: TypeIdentity) -> Self {
-        self.identity = identity;
-        self
-    }
-
-    /// A description of the type for programs that do not know it.
-    #[must_use]
-    pub fn schema(mut self, schema: Schema) -> Self {
-        self.schema = Some(schema);
-        self
-    }
+    description_calls!("the type");
 
     fn spec(self, name: &str) -> Result<ObjectSpec> {
         for (count, side) in [(self.producers, "producers"), (self.consumers, "consumers")] {
