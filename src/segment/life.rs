@@ -481,7 +481,7 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     for dir in &dirs {
         match lock_data_file(dir, identity, owner)? {
             LockedFile::None => {}
-            LockedFile::InUse => return Ok(None),
+            LockedFile::InUse(_) => return Ok(None),
             LockedFile::Free(fd, size) => {
                 bytes += size;
                 held.push(fd);
@@ -502,7 +502,7 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
 
 enum LockedFile {
     None,
-    InUse,
+    InUse(LockFd),
     Free(LockFd, u64),
 }
 
@@ -521,7 +521,7 @@ fn lock_data_file(dir: &Path, identity: Identity, owner: u32) -> Result<LockedFi
         return Ok(LockedFile::None);
     }
     if !locks::try_lock(fd.as_fd(), Mode::Exclusive, 0, 1).map_err(failed)? {
-        return Ok(LockedFile::InUse);
+        return Ok(LockedFile::InUse(fd));
     }
     Ok(LockedFile::Free(fd, facts.size))
 }
@@ -555,16 +555,18 @@ fn collect_strays(
             if named.contains(&identity) || spoken_for {
                 continue;
             }
-            match collect_stray(folder, &dir, identity) {
+            let mut held = false;
+            match collect_stray(folder, &dir, identity, &mut held) {
                 Ok(Some(bytes)) => report.removed.push(Collected {
                     name: String::new(),
                     identity,
                     what: "data file without a segment",
                     bytes,
                 }),
-                Ok(None) => report.kept += 1,
+                Ok(None) => {}
                 Err(error) => report.failed.push(error.to_string()),
             }
+            report.kept += u64::from(held);
         }
     }
     Ok(())
@@ -573,8 +575,14 @@ fn collect_strays(
 /// One data file that nothing in this folder speaks for.
 ///
 /// A hugetlbfs mount serves many control folders; the header says which of them has the names of
-/// this file, and another one's segment is none of ours however unused it looks.
-fn collect_stray(folder: &Folder, dir: &Path, identity: Identity) -> Result<Option<u64>> {
+/// this file, and another one's segment is none of ours however unused it looks. `held` says whether it
+/// is one of ours and somebody has it open.
+fn collect_stray(
+    folder: &Folder,
+    dir: &Path,
+    identity: Identity,
+    held: &mut bool,
+) -> Result<Option<u64>> {
     match lock_data_file(dir, identity, euid()) {
         Ok(LockedFile::Free(lock, bytes)) => {
             if !belongs_to(&lock, identity, folder)? {
@@ -582,7 +590,11 @@ fn collect_stray(folder: &Folder, dir: &Path, identity: Identity) -> Result<Opti
             }
             Ok(unlink_in(dir, identity, euid(), None)?.then_some(bytes))
         }
-        Ok(_) => Ok(None),
+        Ok(LockedFile::InUse(lock)) => {
+            *held = belongs_to(&lock, identity, folder)?;
+            Ok(None)
+        }
+        Ok(LockedFile::None) => Ok(None),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
         Err(error) => Err(error),
     }
