@@ -163,15 +163,9 @@ fn seconds(number: f64) -> Result<Duration, Failure> {
 
 /// The segment: a new one, or that of a sender that was killed.
 fn segment(name: &str, lossless: bool, keep: u64) -> Result<Segment, Failure> {
-    let ring = || {
-        let ring = BroadcastRing::<Tick>::new(keep).consumers(64).lossless(lossless);
-        ring.identity(Tick::identity()).schema(Tick::schema())
-    };
-    let created = Segment::create(name).broadcast_of(TICKS, ring()).build();
-    match created {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Segment::open(name)?),
-        created => Ok(created?),
-    }
+    let ring = BroadcastRing::<Tick>::new(keep).consumers(64).lossless(lossless);
+    let ring = ring.identity(Tick::identity()).schema(Tick::schema());
+    Ok(Segment::open_or_create(name).broadcast_of(TICKS, ring).build()?)
 }
 
 fn send(

@@ -33,7 +33,7 @@ pub enum CallError {
     TimedOut,
     /// The call was cancelled from its own process.
     Cancelled,
-    /// The segment was replaced by a new one of its name.
+    /// The segment was removed, or replaced by a new one of its name.
     Superseded,
     /// The endpoint belongs to the process that this one was forked from.
     Forked,
@@ -61,7 +61,7 @@ pub enum ServeError {
     TimedOut,
     /// The wait was cancelled from its own process.
     Cancelled,
-    /// There is no request and the segment was replaced by a new one of its name.
+    /// There is no request and the segment was removed, or replaced by a new one of its name.
     Superseded,
     /// The endpoint belongs to the process that this one was forked from.
     Forked,
@@ -104,7 +104,7 @@ impl fmt::Display for CallError {
             Self::PeerDied => "the server died, the outcome is unknown",
             Self::TimedOut => "the deadline passed, the outcome is unknown",
             Self::Cancelled => "the call was cancelled, its outcome is unknown",
-            Self::Superseded => "the segment was replaced, the outcome is unknown",
+            Self::Superseded => "the segment was removed or replaced, the outcome is unknown",
             Self::Forked => "the endpoint belongs to the parent process",
             Self::InvalidValue { sequence } => {
                 return write!(f, "the answer to call {sequence} is no valid value of its type");
@@ -122,7 +122,7 @@ impl fmt::Display for ServeError {
             Self::PeerDied => "the caller died",
             Self::TimedOut => "the deadline passed",
             Self::Cancelled => "the wait was cancelled",
-            Self::Superseded => "the segment was replaced",
+            Self::Superseded => "the segment was removed or replaced",
             Self::Forked => "the endpoint belongs to the parent process",
             Self::InvalidValue { sequence } => {
                 return write!(f, "request {sequence} is no valid value of its type; refused");

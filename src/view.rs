@@ -38,7 +38,7 @@ use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-pub(crate) use slots::{SlotCursor, SlotPlace, SlotShape};
+pub(crate) use slots::{Slot, SlotCursor, SlotPlace, SlotShape};
 
 /// Memory that stays mapped at one address for as long as the value lives.
 ///

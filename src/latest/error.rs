@@ -18,7 +18,7 @@ pub enum LatestError {
     TimedOut,
     /// There is no newer value, and the wait was cancelled from its own process.
     Cancelled,
-    /// There is no newer value, and the segment was replaced by a new one of its name.
+    /// There is no newer value, and the segment was removed, or replaced by a new one of its name.
     Superseded,
     /// The end belongs to the process that this one was forked from.
     Forked,
@@ -69,7 +69,7 @@ impl fmt::Display for LatestError {
             Self::PeerDied => "there is no newer value and the writer died",
             Self::TimedOut => "the deadline passed without a newer value",
             Self::Cancelled => "the wait was cancelled",
-            Self::Superseded => "the segment was replaced",
+            Self::Superseded => "the segment was removed or replaced",
             Self::Forked => "this end belongs to the parent process",
             Self::Contended => "the writer overtook every attempt to copy the value",
             Self::WrongSize { len, size } => {

@@ -107,7 +107,7 @@ pub enum SendError {
     Cancelled,
     /// The endpoint belongs to the process that this one was forked from.
     Forked,
-    /// The segment was replaced by a new one of its name.
+    /// The segment was removed, or replaced by a new one of its name.
     Superseded,
     /// What stands in shared memory contradicts the protocol.
     Corrupt(Corruption),
@@ -135,7 +135,7 @@ pub enum RecvError {
     Cancelled,
     /// The endpoint belongs to the process that this one was forked from.
     Forked,
-    /// Everything was received and the segment was replaced by a new one of its name.
+    /// Everything was received and the segment was removed, or replaced by a new one of its name.
     Superseded,
     /// A message of a typed ring is received into exactly the ring's size.
     WrongSize {
@@ -199,7 +199,7 @@ const PEER_DIED: &str = "the peer died";
 const TIMED_OUT: &str = "the deadline passed";
 const CANCELLED: &str = "the call was cancelled";
 const FORKED: &str = "the endpoint belongs to the parent process";
-const SUPERSEDED: &str = "the segment was replaced";
+const SUPERSEDED: &str = "the segment was removed or replaced";
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -318,7 +318,7 @@ impl AttachError {
             Self::Ahead { asked, newest } => {
                 return Error::new(ErrorKind::InvalidArgument, "attach to ring", object)
                     .detail(format!("position {asked} was asked for, {newest} were sent"))
-                    .remedy("Join::Newest begins with what is sent from now on");
+                    .remedy("begin with the newest: with what is sent from now on");
             }
         };
         Error::new(kind, "attach to ring", object).detail(detail)

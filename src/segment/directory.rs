@@ -333,15 +333,23 @@ pub(crate) fn check_same(name: &str, entry: &Entry, spec: &ObjectSpec) -> Result
     if entry.kind != spec.kind {
         return difference(ErrorKind::KindMismatch, "kind", &entry.kind, &spec.kind);
     }
+    let extra = match entry.kind {
+        ObjectKind::CallCell => ["size of an answer", "alignment of an answer"],
+        ObjectKind::BroadcastRing | ObjectKind::BroadcastRecords => {
+            ["choice of being lossless (1) or not (0)", "second extra word"]
+        }
+        ObjectKind::Lanes => ["number of lanes", "second extra word"],
+        _ => ["first extra word", "second extra word"],
+    };
     let numbers = [
         ("capacity", raw.capacity, spec.capacity),
         ("stride", raw.stride, spec.stride),
         ("payload alignment", raw.payload_align, spec.payload_align),
         ("user header", raw.user_header, spec.user_header),
-        ("first extra word", raw.extra[0], spec.extra[0]),
-        ("second extra word", raw.extra[1], spec.extra[1]),
         ("number of producers", raw.producers.into(), spec.producers.into()),
         ("number of consumers", raw.consumers.into(), spec.consumers.into()),
+        (extra[0], raw.extra[0], spec.extra[0]),
+        (extra[1], raw.extra[1], spec.extra[1]),
     ];
     for (what, here, asked) in numbers {
         if here != asked {

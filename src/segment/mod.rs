@@ -404,7 +404,10 @@ impl ObjectHandle {
         }
         Err(Error::new(ErrorKind::TableFull, "claim endpoint of object", &*self.entry.name)
             .detail(format!("all its {count} places for a {role} are taken"))
-            .remedy("`hugeshm inspect` shows by whom; declare the object with more places"))
+            .remedy(format!(
+                "`hugeshm inspect {}` shows by whom; declare the object with more places",
+                self.segment.name
+            )))
     }
 
     fn place(&self, role: Role, slot: u32) -> Option<Place> {

@@ -20,6 +20,9 @@ pub trait Attend {
     fn usable(&self) -> bool;
     #[doc(hidden)]
     fn condemn(&mut self);
+    /// Whether the producer keeps what was not received.
+    #[doc(hidden)]
+    fn is_required(&self) -> bool;
     /// Everything before `position` is received or missed; `number` messages in all.
     #[doc(hidden)]
     fn moved(&mut self, position: u64, number: u64);
@@ -73,6 +76,8 @@ pub struct Claimed {
     line: View,
     /// Whether a producer may sleep until we go on.
     pub(super) lossless: bool,
+    /// Whether the producer waits for this consumer.
+    required: bool,
     /// How many messages those before us in this place received.
     inherited: u64,
     /// How many messages before the position none of us received.
@@ -106,7 +111,7 @@ impl Claimed {
         let counted = number.as_ref().unwrap_or(&position).load(Relaxed);
         let skipped = line.load64(SKIPPED, Relaxed);
         let inherited = counted.wrapping_sub(skipped);
-        Some(Self { port, position, number, line, lossless, inherited, skipped })
+        Some(Self { port, position, number, line, lossless, required: false, inherited, skipped })
     }
 
     /// Joins at `position`, with `number` messages before it.
@@ -118,6 +123,7 @@ impl Claimed {
 
     /// Whether the producer waits for this consumer.
     pub(super) fn set_required(&mut self, required: bool) {
+        self.required = required;
         self.line.store64(REQUIRED, u64::from(required), Release);
     }
 
@@ -149,6 +155,11 @@ impl Attend for Claimed {
     #[inline(always)]
     fn usable(&self) -> bool {
         self.port.usable()
+    }
+
+    #[inline(always)]
+    fn is_required(&self) -> bool {
+        self.required
     }
 
     fn condemn(&mut self) {
@@ -212,6 +223,10 @@ impl Attend for Unseen {
         self.onlooker.usable() && !self.condemned
     }
 
+    fn is_required(&self) -> bool {
+        false
+    }
+
     fn condemn(&mut self) {
         self.condemned = true;
     }
@@ -252,6 +267,9 @@ macro_rules! observer_calls {
 
         /// Whether waits go on for a successor when the producer has left or died, instead of
         /// ending with `Closed` or `PeerDied`. False at first.
+        ///
+        /// An observer that may not open the claims file hears of no death: give its waits a
+        /// deadline.
         pub fn outlive_peer(&mut self, outlive: bool) -> &mut Self {
             self.$($onlooker).+.set_outlives_peer(outlive);
             self

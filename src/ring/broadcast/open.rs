@@ -266,7 +266,9 @@ impl Segment {
     /// The producing end of a broadcast ring, going on behind the last committed value.
     ///
     /// It is a [`Producer`] as that of a ring with one consumer. Its calls wait, or answer
-    /// `Full`, only in a lossless ring, and go on when a consumer has left or died.
+    /// `Full`, only in a lossless ring, and go on when a consumer has left or died. Where nothing is
+    /// waited for nothing ends a wait: ask [`Segment::is_superseded`] whether the segment was
+    /// removed or replaced.
     ///
     /// # Errors
     ///
@@ -307,7 +309,8 @@ impl Segment {
 
     /// A consumer of a broadcast ring whose type has a name and version.
     ///
-    /// `T` may be shorter than what the producer writes: a prefix is read then.
+    /// Where the type has a name, `T` may be shorter than what the producer writes: a prefix is
+    /// read then.
     ///
     /// # Errors
     ///

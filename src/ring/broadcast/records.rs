@@ -379,7 +379,6 @@ impl BroadcastRecordReceiver<Claimed> {
             return Err(self.refusal());
         }
         if !required || !self.follower.keeping.lossless {
-            self.trusted = false;
             self.attend.set_required(false);
             return Ok(());
         }
@@ -393,8 +392,8 @@ impl BroadcastRecordReceiver<Claimed> {
         }
     }
 
-    /// Trusts the producer of a lossless ring: records can be read as slices. In any other ring
-    /// nothing changes.
+    /// Trusts the producer of a lossless ring: records can be read as slices, while this consumer
+    /// is required. In any other ring nothing changes.
     ///
     /// # Safety
     ///
@@ -708,13 +707,14 @@ impl<W: Attend> BroadcastRecord<'_, W> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "the caller of `trust_peer` vouches for the peer")]
     pub fn as_slice(&self) -> Option<&[u8]> {
-        if !self.receiver.trusted {
+        if !self.receiver.trusted || !self.receiver.attend.is_required() {
             return None;
         }
         let at = self.found.payload as usize;
-        // SAFETY: only a required consumer of a lossless ring is `trusted` (`required(false)` takes
-        // it back): the producer keeps a record until such a consumer has released it, which takes
-        // `self`. That nobody else writes there is the contract of `trust_peer`.
+        // SAFETY: the ring is lossless, or nobody is `trusted`, and this consumer required: the
+        // producer keeps a record until such a consumer has released it, which takes `self`; to be
+        // required no longer takes the receiver, which is borrowed. That nobody else writes there
+        // is the contract of `trust_peer`.
         Some(unsafe { self.receiver.follower.payload.slice(at, self.len()) })
     }
 

@@ -103,12 +103,17 @@ impl Sweep {
         for (_, position) in self.required() {
             // A position behind what is kept, or ahead of what was sent, is a lie or a
             // successor's predecessor: it holds up nothing that is not lost to it anyway.
-            let end = position.saturating_add(self.keeping.total);
-            if end >= self.swept {
-                limit = limit.min(end - end % self.keeping.granule);
+            if position.saturating_add(self.keeping.total) >= self.swept {
+                limit = limit.min(self.end_of(position));
             }
         }
         limit
+    }
+
+    /// Up to where may be swept for one who must have everything from `position` on.
+    fn end_of(&self, position: u64) -> u64 {
+        let end = position.saturating_add(self.keeping.total);
+        end - end % self.keeping.granule
     }
 
     /// The places whose consumers must receive everything, and their positions.
@@ -134,8 +139,8 @@ impl Sweep {
         self.asked_nanos = now;
         let mut gone = Vec::new();
         for (slot, position) in self.required() {
-            if position.saturating_add(self.keeping.total) >= wanted {
-                continue;
+            if self.end_of(position) >= wanted {
+                continue; // it is not in the way
             }
             let tenure = self.control.load64(consumer(slot) + TENURE, Acquire);
             // Who has claimed the place anew has not yet come to write his own words here.

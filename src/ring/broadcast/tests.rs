@@ -503,6 +503,27 @@ fn a_dead_consumer_is_waited_for_no_longer_and_its_successor_is() {
 }
 
 #[test]
+fn a_consumer_that_died_anywhere_in_a_block_is_waited_for_no_longer() {
+    for size in [8, 24, 64, 100] {
+        for received in 0..20 {
+            let ring = slots(size, 20, 1, true);
+            let mut tx = ring.producer();
+            let mut dead = ring.consumer(0, Join::Newest);
+            let mut seen = Seen::default();
+            for _ in 0..received {
+                send(&mut tx).unwrap();
+                assert!(one(&mut dead, &mut seen));
+            }
+            std::mem::forget(dead);
+            ring.places.becomes(0, PeerState::Dead);
+            for _ in 0..100 {
+                tx.push_timeout(&message(tx.position(), size), PATIENCE).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn records_of_a_lossless_ring_are_read_in_place_until_they_are_released() {
     let ring = records(4096, 2, true);
     let mut tx = ring.producer();
@@ -528,6 +549,29 @@ fn records_of_a_lossless_ring_are_read_in_place_until_they_are_released() {
     assert!(unseen.try_read().unwrap().as_slice().is_none());
     rx.required(false).unwrap();
     assert!(rx.try_read().unwrap().as_slice().is_none());
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "the test is the peer")]
+    unsafe {
+        rx.trust_peer();
+    }
+    assert!(rx.try_read().unwrap().as_slice().is_none(), "nobody keeps it");
+    rx.required(true).unwrap();
+    assert!(rx.try_read().unwrap().as_slice().is_some());
+    // The producer's side is open to those who look on.
+    while tx.try_push(&[1]).is_ok() {
+        rx.recv(&mut Vec::new()).unwrap();
+        if received > 600 {
+            break;
+        }
+        received += 1;
+    }
+    // SAFETY: as above.
+    #[expect(unsafe_code, reason = "the test is the peer")]
+    unsafe {
+        tx.trust_peer();
+    }
+    rx.required(false).unwrap();
+    assert!(tx.try_reserve(8).unwrap().as_mut_slice().is_none());
 }
 
 #[test]

@@ -448,7 +448,8 @@ impl RecordProducer {
         self.corruption.map_or(SendError::Forked, SendError::Corrupt)
     }
 
-    /// Trusts the consumer: reservations can be written as slices.
+    /// Trusts the consumer: reservations can be written as slices. In a broadcast ring nothing
+    /// changes: those who were overtaken may be reading what is written.
     ///
     /// # Safety
     ///
@@ -457,7 +458,7 @@ impl RecordProducer {
     /// [`Reservation::as_mut_slice`] lives.
     #[expect(unsafe_code, reason = "a statement of trust that the compiler cannot check")]
     pub unsafe fn trust_peer(&mut self) {
-        self.trusted = true;
+        self.trusted = matches!(self.space, Space::Released(_));
     }
 
     /// The longest record that can be sent, in bytes.

@@ -4,7 +4,7 @@
 
 use super::end::End;
 use super::layout::{Geometry, turn};
-use super::receiver::Receiver;
+use super::receiver::{Receiver, or_put_back};
 use crate::ring::endpoint::{Parts, endpoint_calls};
 use crate::ring::error::{AttachError, RecvError};
 use crate::segment::endpoint::Role;
@@ -165,7 +165,8 @@ impl<T: CheckedBitPattern> SharedConsumer<T> {
 
     /// The message at the cursor, whose word was made `word`.
     fn held(&mut self, word: u64) -> Result<SharedMessage<'_, T>, RecvError> {
-        match value(&self.receiver.end.slots.slot().message()) {
+        let slot = self.receiver.end.slots.slot();
+        match or_put_back(&slot, word, || value(&slot.message())) {
             Some(value) => Ok(SharedMessage { consumer: self, word, value }),
             None => Err(self.receiver.invalid(word)),
         }

@@ -5,7 +5,7 @@
 use super::end::{CLEARINGS, End, ROUNDS};
 use super::layout::{Held, Seen, TURN, freed, full, last_claimed, owner, put_back, reading, seen};
 use crate::ring::error::{RecvError, is_there};
-use crate::view::{Message, SlotPlace};
+use crate::view::{Message, Slot, SlotPlace};
 use crate::wait::wait_until;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Instant;
@@ -23,6 +23,23 @@ pub(super) struct Receiver {
     /// Where others were receiving when this end went past, or may have been: from here on to the
     /// cursor there may be messages again. None if there is nothing behind the cursor.
     behind: Option<SlotPlace>,
+}
+
+/// What `read` makes of the message in `slot`, whose word is `held`; while a panic of its unwinds, the
+/// message goes back to the others.
+#[inline(always)]
+pub(super) fn or_put_back<R>(slot: &Slot<'_>, held: u64, read: impl FnOnce() -> R) -> R {
+    struct Unwinding<'a, 'b>(&'a Slot<'b>, u64);
+    impl Drop for Unwinding<'_, '_> {
+        fn drop(&mut self) {
+            // Another word by now is the doing of a peer that lies.
+            _ = self.0.replace(self.1, put_back(self.1));
+        }
+    }
+    let unwinding = Unwinding(slot, held);
+    let value = read();
+    core::mem::forget(unwinding);
+    value
 }
 
 impl Receiver {
@@ -69,7 +86,7 @@ impl Receiver {
         if slot.replace(word, held).is_err() {
             return Err(RecvError::Empty);
         }
-        match read(&message) {
+        match or_put_back(&slot, held, || read(&message)) {
             Some(value) => {
                 self.deliver(held);
                 Ok(value)

@@ -414,6 +414,43 @@ fn who_is_killed_while_he_clears_up_after_others_is_cleared_up_after() {
     assert!(looked_at > 100, "{looked_at}");
 }
 
+/// Three words whose check panics at the sight of a 9.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct Touchy(Triple);
+
+// SAFETY: any bits of a `Triple` may be read as `Bits`, and any are a `Touchy`.
+#[expect(unsafe_code, reason = "a type with a check of its own")]
+unsafe impl bytemuck::CheckedBitPattern for Touchy {
+    type Bits = Triple;
+
+    fn is_valid_bit_pattern(bits: &Triple) -> bool {
+        assert!(bits[0] != 9, "nine");
+        true
+    }
+}
+
+#[test]
+fn a_message_whose_check_panics_goes_back_to_the_others() {
+    let stage = Stage::new::<Triple>(3, 1, 2);
+    let mut tx = stage.producer::<Triple>(0);
+    let (mut touchy, mut rx) = (stage.consumer::<Touchy>(0), stage.consumer::<Triple>(1));
+    for hold in [false, true] {
+        tx.try_push([9; 3]).unwrap();
+        let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            if hold {
+                let _ = touchy.try_hold().map(|message| message.value());
+            } else {
+                let _ = touchy.try_recv();
+            }
+        }));
+        assert!(panics.is_err());
+        assert_eq!(rx.try_recv(), Ok([9; 3]));
+    }
+    tx.try_push([1; 3]).unwrap();
+    assert_eq!(touchy.try_recv().unwrap().0, [1; 3]);
+}
+
 #[test]
 fn a_stopped_end_holds_up_its_slot_and_nothing_is_taken_from_it() {
     let stage = Stage::new::<Triple>(3, 2, 2);
