@@ -75,7 +75,8 @@ fn a_rate_times_its_time_is_what_passed() {
                 && flows(&endpoint(round, 2, 0)["rates"])
         });
         assert_eq!(endpoint(&round, 0, 0)["lag"], Value::Null, "a producer has none");
-        assert!(endpoint(&round, 0, 1)["lag"].as_u64() <= Some(1));
+        // Both numbers of a lag are not of the same moment: whoever looks may be interrupted.
+        assert!(endpoint(&round, 0, 1)["lag"].as_u64() <= Some(64));
         assert_eq!(endpoint(&round, 0, 1)["role"], "consumer");
         assert_eq!(endpoint(&round, 0, 1)["label"], "test");
     });
