@@ -13,6 +13,7 @@ use hugeshm::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -360,6 +361,10 @@ fn a_stopped_consumer_of_small_messages_holds_up_nobody() {
     let mut stage = Stage::new(&scratch, "small");
     let idle = stage.start(false);
     kill(Pid::from_raw(idle.child.pid() as i32), Signal::SIGSTOP).expect("a child of ours");
+    // Until all its threads stand still it receives as before.
+    let pid = Pid::from_raw(idle.child.pid() as i32);
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a child of ours");
+    assert!(matches!(stopped, WaitStatus::Stopped(..)));
     // It may hold one message, if it was stopped in the middle; it is asleep, so it does not.
     for n in 0..200 {
         tx.push_timeout(message(7, n), PATIENCE).expect("there is room");
