@@ -13,6 +13,7 @@ use hugeshm::{
     SegmentBuilder, SendError, WaitMode, Waitable, wait_any,
 };
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,8 +69,12 @@ fn start(role: &str, scratch: &Scratch, arguments: &[&str]) -> Child {
     Child::start(role, &[&[folder.as_str()], arguments].concat())
 }
 
-fn stop(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(child.pid() as i32), signal).expect("it runs");
+fn stop(child: &Child) {
+    let pid = Pid::from_raw(child.pid() as i32);
+    kill(pid, Signal::SIGSTOP).expect("it runs");
+    // Until all its threads stand still.
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("a child of ours");
+    assert!(matches!(stopped, WaitStatus::Stopped(..)));
 }
 
 /// What one that receives has come to.
@@ -248,7 +253,7 @@ fn stopped_consumers_hold_up_nobody_but_the_producer_of_a_lossless_ring_which_sa
     for name in ["ticks", "orders"] {
         let mut child = start("sleeper", &scratch, &[name]);
         assert_eq!(child.says(), "ready");
-        stop(&child, Signal::SIGSTOP);
+        stop(&child);
         stopped.push(child);
     }
     let mut witness = segment.broadcast_consumer::<Tick>("ticks", Join::Newest).expect("a place");

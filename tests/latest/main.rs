@@ -16,6 +16,7 @@ use hugeshm::{
     TypeIdentity, Versioned, WaitAny, WaitMode,
 };
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,12 +113,9 @@ fn some_time(turn: u64) -> Duration {
 
 fn stop(pid: u32) {
     kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("a child of ours");
-    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
-    let deadline = Instant::now() + PATIENCE;
-    while !state().rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")) {
-        assert!(Instant::now() < deadline, "it does not stop");
-        std::thread::sleep(Duration::from_micros(100));
-    }
+    // Until all its threads stand still.
+    let stopped = waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WUNTRACED));
+    assert!(matches!(stopped, Ok(WaitStatus::Stopped(..))), "{stopped:?}");
 }
 
 fn go_on(pid: u32) {
