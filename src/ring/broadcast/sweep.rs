@@ -100,7 +100,7 @@ impl Sweep {
     /// `target`, or less if somebody must have what stood there.
     fn limited(&self, target: u64) -> u64 {
         let mut limit = target;
-        for (_, position) in self.required() {
+        for (_, _, position) in self.required() {
             // A position behind what is kept, or ahead of what was sent, is a lie or a
             // successor's predecessor: it holds up nothing that is not lost to it anyway.
             if position.saturating_add(self.keeping.total) >= self.swept {
@@ -116,8 +116,8 @@ impl Sweep {
         end - end % self.keeping.granule
     }
 
-    /// The places whose consumers must receive everything, and their positions.
-    fn required(&self) -> impl Iterator<Item = (u32, u64)> {
+    /// The places whose consumers must receive everything, their tenures and positions.
+    fn required(&self) -> impl Iterator<Item = (u32, u64, u64)> {
         (0..self.keeping.consumers).filter_map(|slot| {
             let at = consumer(slot);
             if self.control.load64(at + REQUIRED, Acquire) != 1 {
@@ -125,7 +125,7 @@ impl Sweep {
             }
             let tenure = self.control.load64(at + TENURE, Acquire);
             let position = self.control.load64(at + POSITION, Acquire); // edge `release`
-            (self.buried[slot as usize] != tenure).then_some((slot, position))
+            (self.buried[slot as usize] != tenure).then_some((slot, tenure, position))
         })
     }
 
@@ -138,11 +138,10 @@ impl Sweep {
         }
         self.asked_nanos = now;
         let mut gone = Vec::new();
-        for (slot, position) in self.required() {
+        for (slot, tenure, position) in self.required() {
             if self.end_of(position) >= wanted {
                 continue; // it is not in the way
             }
-            let tenure = self.control.load64(consumer(slot) + TENURE, Acquire);
             // Who has claimed the place anew has not yet come to write his own words here.
             if let Some(peer) = link.peer_at(slot)
                 && (peer.epoch != tenure
@@ -176,7 +175,7 @@ impl Sweep {
         if !self.keeping.lossless {
             return 0;
         }
-        let waiting = self.required().map(|(_, at)| position.saturating_sub(at)).max();
+        let waiting = self.required().map(|(_, _, at)| position.saturating_sub(at)).max();
         waiting.unwrap_or(0).min(self.keeping.total)
     }
 
@@ -190,8 +189,8 @@ impl Sweep {
         if !self.keeping.lossless {
             return None;
         }
-        let slowest = self.required().filter(|&(_, at)| at <= position).min_by_key(|&(_, at)| at);
-        let (slot, at) = slowest?;
+        let slowest = self.required().filter(|&(.., at)| at <= position).min_by_key(|&(.., at)| at);
+        let (slot, _, at) = slowest?;
         let received =
             if self.marks { self.control.load64(consumer(slot) + NUMBER, Relaxed) } else { at };
         Some((slot, link.peer_at(slot)?, number.saturating_sub(received)))
