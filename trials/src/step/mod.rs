@@ -1,0 +1,14 @@
+//! Kills a child behind every machine instruction of one operation.
+
+use crate::verdict::Verdict;
+
+/// What can be chosen.
+#[derive(clap::Args)]
+pub struct Arguments {}
+
+/// Runs the suite.
+pub fn run(_arguments: &Arguments) -> Verdict {
+    let mut verdict = Verdict::default();
+    verdict.skip("not built yet");
+    verdict
+}
