@@ -332,7 +332,10 @@ impl BroadcastRecordReceiver<Claimed> {
         self.follower.join(join)?;
         let Spot { position, number } = self.follower.at;
         self.attend.begin(position, number - self.follower.owed);
-        if self.follower.keeping.lossless && self.insist()? > 0 {
+        let given_up = if self.follower.keeping.lossless { self.insist()? } else { 0 };
+        if given_up > 0 {
+            // Who asked for a record is told; who did not begins here.
+            self.follower.owed += if matches!(join, Join::At(_)) { given_up } else { 0 };
             let Spot { position, number } = self.follower.at;
             self.attend.begin(position, number - self.follower.owed);
         }
@@ -406,7 +409,7 @@ impl BroadcastRecordReceiver<Claimed> {
 
     /// What this consumer counted, and those before it in its place. Bytes are not counted.
     pub fn stats(&self) -> Stats {
-        self.attend.stats(self.follower.at.number, 0)
+        self.attend.stats(self.position(), 0)
     }
 
     endpoint_calls!(attend.port, own stats);

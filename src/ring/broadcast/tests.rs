@@ -406,6 +406,45 @@ fn consumers_join_at_the_oldest_the_newest_or_a_position() {
 }
 
 #[test]
+fn a_consumer_of_a_lossless_ring_is_told_what_was_overwritten_before_it_came() {
+    for size in [1, 8, 56, 500] {
+        let ring = slots(size, 20, 4, true);
+        let mut tx = ring.producer();
+        for sent in 0..100 {
+            for asked in [0, sent / 2, sent] {
+                let mut rx = ring.consumer(0, Join::At(asked));
+                assert_eq!((rx.position(), rx.lag()), (asked, sent - asked));
+                let before = rx.stats();
+                let mut seen = Seen::default();
+                while one(&mut rx, &mut seen) {}
+                assert_eq!(seen.received + seen.missed, sent - asked);
+                assert_eq!(rx.stats().gaps - before.gaps, seen.missed);
+                assert_eq!(rx.stats().messages - before.messages, seen.received);
+            }
+            send(&mut tx).unwrap();
+        }
+        // Who did not ask for a position has missed nothing.
+        for join in [Join::Oldest, Join::Newest] {
+            let mut rx = ring.consumer(0, join);
+            let mut seen = Seen::default();
+            while one(&mut rx, &mut seen) {}
+            assert_eq!((seen.missed, rx.position()), (0, 100));
+        }
+    }
+    let ring = records(2048, 4, true);
+    let mut tx = ring.producer();
+    for sent in 0..400 {
+        for asked in [0, sent / 2, sent] {
+            let mut rx = ring.consumer(0, Join::At(asked));
+            let mut seen = Seen::default();
+            while one_record(&mut rx, &mut seen) {}
+            assert_eq!(seen.received + seen.missed, sent - asked);
+        }
+        send_record(&mut tx, sent).unwrap();
+    }
+}
+
+#[test]
 fn consumers_of_records_join_by_the_number_of_a_record() {
     let ring = records(2048, 4, false);
     let mut tx = ring.producer();

@@ -24,13 +24,16 @@ pub(super) struct Follower {
     geometry: SlotGeometry,
     keeping: Keeping,
     position: u64,
-    /// The number of its message in the block at the cursor.
+    /// The number of its message in the block at the cursor; beyond all of them while messages
+    /// are owed, so that the usual look finds none.
     index: u64,
     blocks: BlockReader,
     swept: Look64,
     control: View,
     /// Where it went on after it was last overtaken.
     resumed_at: u64,
+    /// So many messages before the position were asked for and given up, and nobody was told yet.
+    owed: u64,
 }
 
 impl Follower {
@@ -43,12 +46,14 @@ impl Follower {
         let blocks = payload.blocks_to_read(geometry.shape(), geometry.blocks());
         let blocks = blocks.ok_or(AttachError::Geometry)?;
         let (swept, control) = (control.look64(SWEPT), control.clone());
-        Ok(Self { geometry, keeping, position: 0, index: 0, blocks, swept, control, resumed_at: 0 })
+        let (position, index, resumed_at, owed) = (0, 0, 0, 0);
+        Ok(Self { geometry, keeping, position, index, blocks, swept, control, resumed_at, owed })
     }
 
     fn seek(&mut self, position: u64) {
         self.position = position;
-        self.index = position % self.geometry.per_block();
+        let index = position % self.geometry.per_block();
+        self.index = if self.owed > 0 { u64::MAX } else { index };
         self.blocks.seek(position / self.geometry.per_block());
     }
 
@@ -65,7 +70,7 @@ impl Follower {
     #[cold]
     #[inline(never)]
     fn not_there(&self, word: u64) -> Result<(), RecvError> {
-        if self.is_gone() {
+        if self.owed > 0 || self.is_gone() {
             return Err(RecvError::Gap { missed: 0 }); // counted by `resume`
         }
         let per_block = self.geometry.per_block();
@@ -97,6 +102,11 @@ impl Follower {
 
     /// C5: goes on with what is kept, and says how many messages are lost by that.
     fn resume(&mut self) -> Result<u64, Astray> {
+        if self.owed > 0 {
+            let owed = core::mem::take(&mut self.owed);
+            self.seek(self.position);
+            return Ok(owed);
+        }
         let swept = self.swept.load(Acquire); // edge `mark`
         let oldest = self.keeping.oldest(swept);
         let granule = self.keeping.granule;
@@ -205,9 +215,13 @@ impl RawBroadcastReceiver<Claimed> {
         self.follower.join(join)?;
         let position = self.follower.position;
         self.attend.begin(position, position);
-        if self.follower.keeping.lossless && self.insist()? > 0 {
+        let given_up = if self.follower.keeping.lossless { self.insist()? } else { 0 };
+        if given_up > 0 {
             let position = self.follower.position;
-            self.attend.begin(position, position);
+            // Who asked for a position is told; who did not begins here.
+            self.follower.owed = if matches!(join, Join::At(_)) { given_up } else { 0 };
+            self.follower.seek(position);
+            self.attend.begin(position, position - self.follower.owed);
         }
         self.caught_up_at = self.follower.position;
         Ok(())
@@ -256,7 +270,7 @@ impl RawBroadcastReceiver<Claimed> {
 
     /// What this consumer counted, and those before it in its place.
     pub fn stats(&self) -> Stats {
-        self.attend.stats(self.follower.position, self.size() as u64)
+        self.attend.stats(self.position(), self.size() as u64)
     }
 
     endpoint_calls!(attend.port, own stats);
@@ -519,13 +533,13 @@ impl<W: Attend> RawBroadcastReceiver<W> {
 
     /// The position of the next message: how many were ever sent before it.
     pub fn position(&self) -> u64 {
-        self.follower.position
+        self.follower.position - self.follower.owed
     }
 
     /// How many messages were sent and neither received nor missed; some of them may be
     /// overwritten by now. Looks at a header word for each few of them.
     pub fn lag(&self) -> u64 {
-        self.follower.newest().unwrap_or(0).saturating_sub(self.follower.position)
+        self.follower.newest().unwrap_or(0).saturating_sub(self.position())
     }
 }
 
