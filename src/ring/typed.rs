@@ -319,7 +319,7 @@ impl<T: CheckedBitPattern> Consumer<T> {
     /// As [`Consumer::try_recv`]; a message that is no `T` stays until it is skipped.
     #[inline]
     pub fn peek(&mut self) -> Result<T, RecvError> {
-        self.raw.look(value)
+        self.raw.peek(value)
     }
 
     /// Receives the next message without looking at it.

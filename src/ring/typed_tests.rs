@@ -507,6 +507,30 @@ fn non_blocking_calls_hear_of_a_dead_peer_too_and_ask_seldom() {
 }
 
 #[test]
+fn whoever_only_peeks_hears_of_a_dead_peer_too() {
+    for (state, end) in
+        [(PeerState::Dead, RecvError::PeerDied), (PeerState::Closed, RecvError::Closed)]
+    {
+        let (view, peer) = (ring::<u64>(4), Peer::new(state));
+        let mut rx = Consumer::<u64>::attach(parts(&view, &peer), geometry::<u64>(4)).unwrap();
+        let mut tx = producer::<u64>(&view, 4);
+        tx.push(1).unwrap();
+        assert_eq!(rx.peek(), Ok(1));
+        rx.skip().unwrap();
+        let start = Instant::now();
+        let told = loop {
+            match rx.peek() {
+                Err(RecvError::Empty) => assert!(start.elapsed() < Duration::from_secs(5)),
+                other => break other,
+            }
+        };
+        assert_eq!(told, Err(end));
+        tx.push(2).unwrap();
+        assert_eq!((rx.peek(), rx.recv()), (Ok(2), Ok(2)));
+    }
+}
+
+#[test]
 fn a_cancelled_wait_ends_at_once_and_a_message_goes_first() {
     for mode in [WaitMode::Adaptive, WaitMode::Block, WaitMode::Spin, WaitMode::Yield] {
         let view = ring::<u64>(2);

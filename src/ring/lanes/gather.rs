@@ -325,7 +325,17 @@ impl Gather {
         &mut self,
         read: impl FnOnce(&Message<'_>) -> Option<R>,
     ) -> Result<FromLane<R>, RecvError> {
-        self.find()?;
+        match self.find() {
+            Err(RecvError::Empty) => {
+                let end = self.still_empty();
+                // Once more: when the end of the peers is known, what they sent is there.
+                match self.find() {
+                    Err(RecvError::Empty) => return Err(end),
+                    found => found?,
+                }
+            }
+            found => found?,
+        }
         let lane = self.current;
         let reader = &self.lanes[lane].reader;
         let position = reader.position();

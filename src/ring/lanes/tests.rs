@@ -722,6 +722,28 @@ fn an_attach_to_impossible_memory_is_a_typed_error() {
 }
 
 #[test]
+fn whoever_only_peeks_hears_that_no_producer_lives() {
+    let memory = Memory::new::<u64>(3, 2);
+    let peer = Peer::alive();
+    let mut rx = memory.try_consumer::<u64>(&peer).unwrap();
+    let mut tx = memory.try_producer::<u64>(1, &peer).unwrap();
+    peer.becomes(PeerState::Dead);
+    tx.push_all(&[1, 2]).unwrap();
+    for value in [1, 2] {
+        assert_eq!(rx.peek().unwrap().value, value);
+        rx.skip().unwrap();
+    }
+    let start = std::time::Instant::now();
+    let told = loop {
+        match rx.peek() {
+            Err(RecvError::Empty) => assert!(start.elapsed() < Duration::from_secs(5)),
+            other => break other,
+        }
+    };
+    assert_eq!(told, Err(RecvError::PeerDied));
+}
+
+#[test]
 fn waits_end_in_every_mode_when_no_producer_lives_and_after_what_was_sent() {
     let memory = Memory::new::<u64>(3, 2);
     let peer = Peer::alive();

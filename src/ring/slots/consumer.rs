@@ -240,8 +240,36 @@ impl RawConsumer {
         read: impl FnOnce(&Message<'_>) -> Option<R>,
     ) -> Result<R, RecvError> {
         self.poll()?;
+        self.read_found(read)
+    }
+
+    /// The same; whoever finds nothing again and again is told of the producer's end.
+    #[inline]
+    pub(in crate::ring) fn peek<R>(
+        &mut self,
+        read: impl FnOnce(&Message<'_>) -> Option<R>,
+    ) -> Result<R, RecvError> {
+        match self.poll() {
+            Err(RecvError::Empty) => self.poll_or_end()?,
+            found => found?,
+        }
+        self.read_found(read)
+    }
+
+    #[inline]
+    fn read_found<R>(&self, read: impl FnOnce(&Message<'_>) -> Option<R>) -> Result<R, RecvError> {
         let position = self.reader.position();
         read(&self.reader.message()).ok_or(RecvError::InvalidValue { position })
+    }
+
+    /// Nothing was found, unless the producer's end is known and there is something after all.
+    #[cold]
+    fn poll_or_end(&mut self) -> Result<(), RecvError> {
+        let end = self.still_empty();
+        match self.poll() {
+            Err(RecvError::Empty) => Err(end),
+            found => found,
+        }
     }
 
     /// C3 and C4 for the message that [`look`](Self::look) has just found, without another look:
