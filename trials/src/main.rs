@@ -4,6 +4,9 @@
 //! or if a number that must not be zero is zero. What a suite needs of the machine (root, huge
 //! pages) it sets up itself and gives back, or it says SKIP and why.
 
+#[expect(dead_code, reason = "what the integration tests share, of which a part is used here")]
+#[path = "../../tests/common/mod.rs"]
+mod common;
 mod fence;
 mod models;
 mod races;
