@@ -574,13 +574,13 @@ pub(crate) fn hold(folder: &Folder, found: &Found, access: Access) -> Result<Opt
     };
     let claims = if write {
         match open_claims(folder, control.identity) {
-            Ok(Some(claims)) => Some(claims),
-            Ok(None) if same_name()? => {
+            Ok(Claims::Held(claims)) => Some(claims),
+            Ok(Claims::Gone) if same_name()? => {
                 return Err(Error::new(ErrorKind::Corrupt, OPERATION, &*control.name)
                     .detail("its claims file is gone, so nobody can attach to write")
                     .remedy("open it read-only, or replace it"));
             }
-            Ok(None) => return Ok(None),
+            Ok(Claims::Gone | Claims::Going) => return Ok(None),
             Err(error) => return Err(error),
         }
     } else {
@@ -625,12 +625,22 @@ pub(crate) fn hold(folder: &Folder, found: &Found, access: Access) -> Result<Opt
     Ok(Some(Held::new(mapping, data, claims)))
 }
 
-/// Opens the claims of an identity and takes the life byte; `None` if they are gone or going.
-fn open_claims(folder: &Folder, identity: Identity) -> Result<Option<LockFd>> {
+/// What became of the claims of an identity.
+enum Claims {
+    /// They are open, and the life byte is ours.
+    Held(LockFd),
+    /// Somebody is collecting or removing them; the name goes before they do, or stays.
+    Going,
+    /// There is no such file.
+    Gone,
+}
+
+/// Opens the claims of an identity and takes the life byte.
+fn open_claims(folder: &Folder, identity: Identity) -> Result<Claims> {
     let file = names::claims_file(identity);
     let claims = match LockFd::open(|| folder.open_file(&file, true)) {
         Ok(claims) => claims,
-        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(None),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Claims::Gone),
         Err(error) => {
             return Err(match error.kind() {
                 ErrorKind::PermissionDenied => error
@@ -642,10 +652,10 @@ fn open_claims(folder: &Folder, identity: Identity) -> Result<Option<LockFd>> {
     };
     let failed = |errno| Error::system("open segment", file.clone(), errno);
     if !locks::try_lock(claims.as_fd(), Mode::Shared, LOCK_LIFE, 1).map_err(failed)? {
-        return Ok(None);
+        return Ok(Claims::Going);
     }
     let named = folder.facts(claims.as_fd(), &file)?.links > 0;
-    Ok(named.then_some(claims))
+    Ok(if named { Claims::Held(claims) } else { Claims::Going })
 }
 
 /// The intents recorded in a claims file, where it can be read and understood.

@@ -381,20 +381,29 @@ impl SegmentBuilder {
 
     /// `open_or_create`: what is there, with every declared object present.
     fn open_existing(&self, domain: &Domain) -> Result<Option<Segment>> {
-        let segment = match attach::open(domain, &self.name, true) {
-            Ok(attached) => Segment::from_attached(attached),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                // The name itself must be free; bytes that are gone are another matter, except
-                // where it is their nature to go with their last holder.
-                let folder = domain.open_folder()?;
-                return match attach::find(&folder, domain, &self.name) {
-                    Err(now) if now.kind() == ErrorKind::NotFound => Ok(None),
-                    Ok(found) if life::free_dead_name(&folder, domain, &found)? => Ok(None),
-                    _ => Err(error),
-                };
+        let folder = domain.open_folder()?;
+        let segment = attach::until_settled(OPERATION, &self.name, || {
+            let before = match attach::find(&folder, domain, &self.name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(None)),
+                found => found.ok(),
+            };
+            let error = match attach::open(domain, &self.name, true) {
+                Ok(attached) => return Ok(Some(Some(Segment::from_attached(attached)))),
+                Err(error) if error.kind() == ErrorKind::NotFound => error,
+                Err(error) => return Err(error),
+            };
+            // The name itself must be free; bytes that are gone are another matter, except where
+            // it is their nature to go with their last holder.
+            let identity = |found: &Found| found.control.identity;
+            match attach::find(&folder, domain, &self.name) {
+                Err(now) if now.kind() == ErrorKind::NotFound => Ok(Some(None)),
+                Ok(found) if life::free_dead_name(&folder, domain, &found)? => Ok(Some(None)),
+                // Somebody has made or replaced it meanwhile.
+                Ok(found) if before.as_ref().map(identity) != Some(identity(&found)) => Ok(None),
+                _ => Err(error),
             }
-            Err(error) => return Err(error),
-        };
+        })?;
+        let Some(segment) = segment else { return Ok(None) };
         for (name, spec) in &self.objects {
             segment.ensure(name, spec)?;
         }

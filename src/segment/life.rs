@@ -86,36 +86,41 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
     names::check_name(OPERATION, name)?;
     let folder = domain.open_folder()?;
     let file = names::control_file(domain.name(), name);
-    let owner = match folder.open_file(&file, false) {
-        Ok(fd) => folder.facts(fd, &file)?.uid,
-        // Not ours to read, or not a file at all: say so, with the reason found.
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Err(_) => return attach::find(&folder, domain, name).map(|_| false),
-    };
-    if !may_remove(owner) {
-        return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, name)
-            .detail(format!("it belongs to user {owner}"))
-            .remedy(format!("remove it as user {owner} or as root")));
-    }
-    let _lock = folder.lock_name(domain.name(), name, owner, NAME_LOCK_PATIENCE)?;
-    match attach::find(&folder, domain, name) {
-        Ok(found) => {
-            if found.uid != owner || only.is_some_and(|id| id != found.control.identity) {
-                return Ok(false);
+    attach::until_settled(OPERATION, name, || {
+        let owner = match folder.open_file(&file, false) {
+            Ok(fd) => folder.facts(&fd, &file)?.uid,
+            // Not ours to read, or not a file at all: say so, with the reason found.
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            // If it is there now, somebody has made it meanwhile.
+            Err(_) => return attach::find(&folder, domain, name).map(|_| None),
+        };
+        if !may_remove(owner) {
+            return Err(Error::new(ErrorKind::PermissionDenied, OPERATION, name)
+                .detail(format!("it belongs to user {owner}"))
+                .remedy(format!("remove it as user {owner} or as root")));
+        }
+        let _lock = folder.lock_name(domain.name(), name, owner, NAME_LOCK_PATIENCE)?;
+        match attach::find(&folder, domain, name) {
+            // Another user's by now, whose lock this is not.
+            Ok(found) if found.uid != owner => Ok(None),
+            Ok(found) if only.is_some_and(|id| id != found.control.identity) => Ok(Some(false)),
+            Ok(found) => {
+                // First the name: who dies here leaves a segment that is told nothing, and not
+                // a name that leads for ever to one which tells all that it was removed.
+                folder.unlink(&file)?;
+                mark(&folder, &found, REMOVED);
+                destroy(&folder, &found)?;
+                Ok(Some(true))
             }
-            mark(&folder, &found, REMOVED);
-            folder.unlink(&file)?;
-            destroy(&folder, &found)?;
-            Ok(true)
+            // A damaged control file names nothing that we could trust; collect finds the rest.
+            Err(error) if error.kind() == ErrorKind::Corrupt && only.is_none() => {
+                folder.unlink(&file)?;
+                Ok(Some(true))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && only.is_some() => Ok(Some(false)),
+            Err(error) => Err(error),
         }
-        // A damaged control file names nothing that we could trust; collect finds the rest.
-        Err(error) if error.kind() == ErrorKind::Corrupt && only.is_none() => {
-            folder.unlink(&file)?;
-            Ok(true)
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound && only.is_some() => Ok(false),
-        Err(error) => Err(error),
-    }
+    })
 }
 
 /// Tells those who are attached that the name no longer leads to them; as far as it can be reached.

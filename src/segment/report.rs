@@ -177,13 +177,27 @@ impl Domain {
             .map(|(_, name)| name.to_owned())
             .collect();
         names.sort_unstable();
-        let entries =
-            names.into_iter().filter_map(|name| match attach::find(&folder, self, &name) {
-                Ok(found) => Some(entry(&folder, &found)),
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(error) => Some(unread(&folder, self, name, &error)),
-            });
-        Ok(entries.collect())
+        Ok(names.into_iter().filter_map(|name| self.entry_of(&folder, name)).collect())
+    }
+
+    /// What is to be said of a name; nothing if it is gone.
+    fn entry_of(&self, folder: &Folder, name: String) -> Option<SegmentEntry> {
+        let mut last: Option<SegmentEntry> = None;
+        loop {
+            match attach::find(folder, self, &name) {
+                // Bytes that are gone may have gone with the name: look whether it is still that.
+                Ok(found) => match entry(folder, &found) {
+                    now if now.usage == Usage::Broken
+                        && last.as_ref().is_none_or(|last| last.identity != now.identity) =>
+                    {
+                        last = Some(now);
+                    }
+                    now => return Some(now),
+                },
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) => return Some(unread(folder, self, name, &error)),
+            }
+        }
     }
 
     /// What is inside a segment, looked at without taking part.
