@@ -257,6 +257,7 @@ pub fn continues(before: Batch, now: Batch) -> bool {
     if before.life == now.life && before.follow > 0 {
         now.follow + 1 == before.follow
     } else {
-        before.follow == 0
+        // What a dead producer left half-done must not come back behind its successor's.
+        before.follow == 0 && before.life <= now.life
     }
 }
