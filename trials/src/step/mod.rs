@@ -7,6 +7,7 @@ mod drive;
 mod ends;
 mod latest;
 mod queue;
+mod ringer;
 mod records;
 mod shared;
 mod stage;
@@ -33,11 +34,23 @@ pub struct Arguments {
 
 type Group = fn() -> Vec<Trial>;
 
+/// One end dies while it wakes the other.
+fn waking() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    ringer::both(&mut trials, typed::Typed::<8>);
+    ringer::both(&mut trials, records::Records::of_64());
+    ringer::both(&mut trials, typed::Broadcast::<1> { lossless: false });
+    ringer::both(&mut trials, typed::Laned::<1>);
+    ringer::both(&mut trials, shared::Shared::<1>);
+    trials
+}
+
 /// Runs the suite.
 pub fn run(arguments: &Arguments) -> Verdict {
     let mut verdict = Verdict::default();
     let groups: &[Group] = &[
         typed::rings,
+        typed::bells,
         typed::broadcasts,
         typed::lanes,
         records::rings,
@@ -45,6 +58,7 @@ pub fn run(arguments: &Arguments) -> Verdict {
         shared::rings,
         calls::calls,
         latest::values,
+        waking,
     ];
     println!(
         "{:<52} {:>6} {:>6} {:>8} {:>9} {:>6} {:>7} {:>6} {:>7}",

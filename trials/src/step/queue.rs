@@ -65,6 +65,10 @@ pub trait Queue: Copy + 'static {
     /// The position of the next message, where the sender knows it.
     fn sent(self, sender: &Self::Sender) -> Option<u64>;
     fn received(self, receiver: &Self::Receiver) -> u64;
+    /// Whether both count positions alike.
+    fn counts_alike(self) -> bool {
+        true
+    }
     /// Whether a dead receiver holds the sender up no more than a living one's absence would: in
     /// an object that overwrites, or leaves the dead out.
     fn leaves_dead_out(self) -> bool {
@@ -144,6 +148,11 @@ impl<Q: Queue> Flow<Q> {
         if let Some(receiver) = self.receiver.take() {
             self.from = self.queue.received(&receiver);
         }
+    }
+
+    /// The receiving end was left behind so many messages more.
+    pub fn went_on(&mut self, count: usize) {
+        self.from += count as u64;
     }
 
     /// Where a receiver that knows no better goes on.
@@ -256,10 +265,9 @@ impl<Q: Queue> Flow<Q> {
                 (sent ^ (sent + unit * count as u64)) >= self.queue.looks_every()
             });
             let there = match start {
-                Start::Begin => !looks && offset < if unit == 1 { 1 } else { 3 * unit },
                 Start::Wrap => !looks && turn - offset <= reach,
                 Start::Look => looks,
-                _ => true,
+                _ => !looks && offset < if unit == 1 { 1 } else { 3 * unit },
             };
             if there {
                 return Ok(());

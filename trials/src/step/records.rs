@@ -42,6 +42,13 @@ impl Lengths {
 #[derive(Clone, Copy)]
 pub struct Records(Lengths);
 
+impl Records {
+    /// A ring for records of 64 bytes.
+    pub fn of_64() -> Self {
+        Self(Lengths(&[64]))
+    }
+}
+
 /// A broadcast ring of records.
 #[derive(Clone, Copy)]
 pub struct Many {
@@ -66,6 +73,11 @@ macro_rules! record_queue {
 
         fn turn(self) -> u64 {
             BYTES
+        }
+
+        /// A short record makes no room for a long one.
+        fn slack(self) -> usize {
+            self.$($lengths)+.0.len() - 1
         }
 
         fn looks_every(self) -> u64 {
@@ -177,10 +189,6 @@ impl Queue for Many {
         if self.lossless { u64::MAX } else { BYTES / 2 / self.lengths.unit() }
     }
 
-    fn slack(self) -> usize {
-        4
-    }
-
     fn wait(self, receiver: &mut Self::Receiver) -> Result<Vec<u8>, RecvError> {
         receiver.wait_mode(WaitMode::Block);
         let record = receiver.read_timeout(PATIENCE)?;
@@ -192,6 +200,11 @@ impl Queue for Many {
 
     fn leaves_dead_out(self) -> bool {
         true
+    }
+
+    /// The producer counts bytes, the consumers records.
+    fn counts_alike(self) -> bool {
+        false
     }
 }
 

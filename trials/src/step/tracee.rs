@@ -248,6 +248,12 @@ impl Tracee {
         }
     }
 
+    /// Goes on until it sleeps in the kernel, or is at its end.
+    pub fn run_into_sleep(&mut self) -> Result<Slept, Fault> {
+        self.go_on()?;
+        self.until_asleep()
+    }
+
     fn set_breakpoint(&self, address: Option<u64>) -> Result<(), Fault> {
         let registers = std::mem::offset_of!(libc::user, u_debugreg);
         let write = |number: usize, value: u64| {

@@ -6,9 +6,12 @@ use super::ends::{Becomes, receives, sends};
 use super::queue::{OBJECT, Queue, Start};
 use bytemuck::{bytes_of, pod_read_unaligned};
 use hugeshm::{
-    BroadcastConsumer, BroadcastRing, Consumer, FromLane, Join, LaneProducer, Lanes, LanesConsumer,
-    PeerState, Producer, RecvError, Segment, SegmentBuilder, SendError, WaitMode,
+    Armed, BroadcastConsumer, BroadcastRing, Consumer, FromLane, Join, LaneProducer, Lanes, LanesConsumer,
+    PeerState, Producer, RecvError, Segment, SegmentBuilder, SendError, WaitMode, Waitable,
+    wait_any,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// How many messages a ring holds.
@@ -351,6 +354,35 @@ fn ring_of<const W: usize>(trials: &mut Vec<Trial>) {
         heard.one(rx.peek()?);
         rx.skip()
     }));
+}
+
+/// What an end does that is waited for in `poll`, or together with others.
+pub fn bells() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let (queue, empty): (_, &[Start]) = (Typed::<1>, &[Start::Empty]);
+    trials.push(receives(queue, "doorbell, arm", (0, false), empty, |rx, _| {
+        let bell = rx.doorbell().map_err(|_| RecvError::Forked)?;
+        match bell.arm(rx) {
+            Ok(Armed::Poll { .. }) => Ok(()),
+            _ => Err(RecvError::Forked),
+        }
+    }));
+    trials.push(receives(queue, "doorbell, arm, poll, clear, recv", (1, true), empty, |rx, heard| {
+        let bell = rx.doorbell().map_err(|_| RecvError::Forked)?;
+        while let Ok(Armed::Poll { .. }) = bell.arm(rx) {
+            let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+            _ = poll(&mut fds, PollTimeout::NONE);
+            bell.clear();
+        }
+        heard.one(rx.try_recv()?);
+        Ok(())
+    }));
+    trials.push(receives(queue, "wait_any, asleep, recv", (1, true), empty, |rx, heard| {
+        _ = wait_any(&mut [rx as &mut dyn Waitable], Some(PATIENCE));
+        heard.one(rx.try_recv()?);
+        Ok(())
+    }));
+    trials
 }
 
 /// All operations of typed broadcast rings.
