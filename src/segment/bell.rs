@@ -15,7 +15,8 @@
 //! # Failure
 //!
 //! * Maker killed: the name stays. Its successor on the same end removes it
-//!   with its claim, and whoever removes or collects the segment removes all.
+//!   with its claim, and whoever removes or collects the segment removes all. The
+//!   number stands in the claim line before there is a file, and as long as there is one.
 //! * Number forged: the ringer finds no such FIFO, or rings one that the forger
 //!   may write to anyway.
 
@@ -60,11 +61,12 @@ impl Drop for Nail {
         if self.forks != process::generation() || self.pid != std::process::id() {
             return; // the parent's
         }
-        // A successor may have the line by now, with another number.
-        let word = self.claim.word64(NUMBER);
-        let _ = word.compare_exchange(self.number, 0, Ordering::Relaxed, Ordering::Relaxed);
         // Left over, it goes with the segment.
         let _ = self.folder.unlink(&self.file);
+        // Killed before this, the number leads to nothing. A successor may have the line by now,
+        // with another one.
+        let word = self.claim.word64(NUMBER);
+        let _ = word.compare_exchange(self.number, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -91,14 +93,18 @@ pub(crate) fn hang(segment: &Attached, end: End, claim: &View) -> Result<Hung> {
     let mode = of.st_mode & 0o666;
     let number = u64::from_le_bytes(process::random_bytes().map_err(failed)?) | 1;
     let file = names::bell_file(segment.identity, end, number);
+    // Before there is such a file: killed behind that, its successor finds it by the number. Nobody
+    // rings yet, since this end has not said that it sleeps.
+    let word = claim.word64(NUMBER);
+    let before = word.swap(number, Ordering::Release); // edge `bell`
     let fd = fifo::make_at(folder.as_fd(), &file, owner, group, mode).map_err(|errno| {
+        let _ = word.compare_exchange(number, before, Ordering::Relaxed, Ordering::Relaxed);
         folder.full(Error::system(
             OPERATION,
             folder.path().join(&file).display().to_string(),
             errno,
         ))
     })?;
-    claim.word64(NUMBER).store(number, Ordering::Release); // edge `bell`
     let nail = Nail {
         folder,
         file,

@@ -10,7 +10,7 @@
 //!
 //! Sleeper S and ringer R as in the parent module, with these steps:
 //!
-//! * S0 make the FIFO, then store its number where R will look for it
+//! * S0 store the FIFO's number where R will look for it, then make it
 //! * S1 store 2 into the sleep word
 //! * S2, S3 fence or barrier, look once more; on a find store 0
 //! * S4 `poll` the descriptor, for one slice at most
