@@ -93,6 +93,8 @@ pub struct Tally {
     pub strayed: u64,
     /// Points that no child came to.
     pub missed: u64,
+    /// Every how manieth instruction was tried, at most.
+    pub stride: usize,
     pub visible: u64,
     pub invisible: u64,
 }
@@ -101,11 +103,20 @@ pub struct Tally {
 #[derive(Clone, Copy)]
 pub struct Effort {
     /// Every how manieth instruction.
-    pub every: u64,
+    pub every: usize,
+    /// At most about so many points of each operation, evenly spread.
+    pub points: usize,
     /// How many starting positions at most.
     pub starts: usize,
     /// Whether children are also stopped.
     pub stops: bool,
+}
+
+impl Effort {
+    /// Every how manieth of `length` points is tried.
+    pub fn stride(&self, length: usize) -> usize {
+        self.every.max(length.div_ceil(self.points)).max(1)
+    }
 }
 
 /// An operation that is longer than this does not end.
@@ -148,8 +159,12 @@ pub fn drive(trial: Trial, effort: Effort, verdict: &mut Verdict) -> Tally {
             verdict.fault(format!("{name}: not every outcome came about"));
         }
     }
+    let note = match tally.stride {
+        0 | 1 => String::new(),
+        stride => format!("  every {stride}th"),
+    };
     println!(
-        "{name:<52} {:>6} {:>6} {:>8} {:>9} {:>6} {:>7} {:>6} {:>6.1}s",
+        "{name:<52} {:>6} {:>6} {:>8} {:>9} {:>6} {:>7} {:>6} {:>6.1}s{note}",
         tally.longest,
         tally.points,
         tally.visible,
@@ -185,7 +200,9 @@ fn all_points(
     let course = explore(case, start, tally)?;
     let length = course.addresses.len();
     tally.longest = tally.longest.max(length as u64);
-    for step in (0..length).step_by(effort.every as usize) {
+    let stride = effort.stride(length);
+    tally.stride = tally.stride.max(stride);
+    for step in (0..length).step_by(stride) {
         reach(case, start, &course, Point::Kill(step), tally)?;
         if effort.stops {
             reach(case, start, &course, Point::Stop(step), tally)?;

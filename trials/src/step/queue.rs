@@ -4,7 +4,7 @@ use super::content::{Content, compare};
 use super::stage::Stage;
 use super::tracee::{Fault, text};
 use hugeshm::{PeerState, RecvError, Segment, SegmentBuilder, SendError};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// The name of the object in its segment.
 pub const OBJECT: &str = "o";
@@ -77,7 +77,7 @@ pub trait Queue: Copy + 'static {
 }
 
 /// Where an operation starts.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Start {
     /// At the beginning of the ring.
     Begin,
@@ -118,6 +118,8 @@ pub struct Flow<Q: Queue> {
     next: u64,
     pub attempt: u64,
     from: u64,
+    /// Exactly where each start was the first time, and how long the next message.
+    anchors: HashMap<Start, (u64, usize)>,
 }
 
 impl<Q: Queue> Flow<Q> {
@@ -127,7 +129,9 @@ impl<Q: Queue> Flow<Q> {
         let segment = stage.create(|builder| queue.declare(builder))?;
         let waiting = VecDeque::new();
         let (sender, receiver) = (None, None);
-        Ok(Self { queue, stage, segment, sender, receiver, waiting, next: 0, attempt: 0, from: 0 })
+        let anchors = HashMap::new();
+        let (next, attempt, from) = (0, 0, 0);
+        Ok(Self { queue, stage, segment, sender, receiver, waiting, next, attempt, from, anchors })
     }
 
     /// Takes the ends that this process does not have.
@@ -258,7 +262,7 @@ impl<Q: Queue> Flow<Q> {
         self.drain()?;
         let (unit, turn) = (self.queue.unit(), self.queue.turn());
         let reach = unit * (count as u64 / 2).max(1);
-        for _ in 0..20_000 {
+        for turn_number in 0..20_000 {
             let offset = self.offset();
             let sent = self.sender.as_ref().and_then(|sender| self.queue.sent(sender));
             let looks = sent.is_some_and(|sent| {
@@ -269,7 +273,11 @@ impl<Q: Queue> Flow<Q> {
                 Start::Look => looks,
                 _ => !looks && offset < if unit == 1 { 1 } else { 3 * unit },
             };
-            if there {
+            // The same place each time, if it comes round.
+            let exactly = (offset, self.queue.len(self.next));
+            let anchor = self.anchors.get(&start).is_none_or(|anchor| *anchor == exactly);
+            if there && (anchor || turn_number > 4000) {
+                self.anchors.entry(start).or_insert(exactly);
                 return Ok(());
             }
             if !self.send()? {

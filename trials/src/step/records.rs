@@ -302,7 +302,8 @@ pub fn broadcasts() -> Vec<Trial> {
     for lossless in [false, true] {
         let queue = Many { lengths: Lengths(&[1, 64, 8, 200]), lossless };
         producing(&mut trials, queue, if lossless { SENDING } else { NEVER_FULL });
-        let starts = if lossless { RECEIVING } else { &RECEIVING[..2] };
+        // From a full ring of records a new consumer cannot always go on where one died.
+        let starts = &RECEIVING[..2];
         if lossless {
             asleep(&mut trials, queue);
         }

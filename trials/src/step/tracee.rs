@@ -7,7 +7,6 @@
 //! step. A call that sleeps is recognised before it is made, and the child can be caught asleep.
 #![expect(unsafe_code, reason = "fork and the two marks")]
 
-use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -15,7 +14,9 @@ use nix::unistd::{ForkResult, Pid, fork};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,7 @@ impl Tracee {
                 let told = File::from(told);
                 let mut tracee = Self { pid: child, end, steps: 0, alive: true, told };
                 tracee.expect_trap()?;
+                ptrace::setoptions(child, ptrace::Options::PTRACE_O_TRACESYSGOOD).map_err(text)?;
                 Ok(tracee)
             }
         }
@@ -164,11 +166,10 @@ impl Tracee {
 
     /// Whether the next instruction is a system call that may sleep.
     pub fn may_sleep(&self) -> Result<bool, Fault> {
-        Ok(self.call_ahead()?.is_some_and(|registers| match registers.rax as i64 {
-            libc::SYS_futex => matches!(registers.rsi & 0x7f, 0 | 9),
-            libc::SYS_futex_waitv | libc::SYS_poll | libc::SYS_ppoll => true,
-            libc::SYS_nanosleep | libc::SYS_clock_nanosleep => true,
-            _ => false,
+        Ok(self.call_ahead()?.is_some_and(|registers| {
+            let wakes = registers.rax as i64 == libc::SYS_futex
+                && !matches!(registers.rsi as i32 & 0x7f, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET);
+            is_sleep(registers.rax as i64) && !wakes
         }))
     }
 
@@ -246,6 +247,48 @@ impl Tracee {
             }
             left -= 1;
         }
+    }
+
+    /// Goes on to the next stop at a system call, of which there are two: before it and behind
+    /// it. False if the operation is over.
+    pub fn next_call(&mut self) -> Result<bool, Fault> {
+        ptrace::syscall(self.pid, None).map_err(text)?;
+        match waitpid(self.pid, Some(WaitPidFlag::__WALL)).map_err(text)? {
+            WaitStatus::PtraceSyscall(_) => Ok(true),
+            status => {
+                self.trapped(status)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Goes past so many stops at system calls; false if there were not so many.
+    pub fn pass_calls(&mut self, stops: usize) -> Result<bool, Fault> {
+        for _ in 0..stops {
+            if !self.next_call()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A sum over all bytes that it shares with others and may write.
+    pub fn shared_bytes(&self) -> Result<u64, Fault> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).map_err(text)?;
+        let memory = File::open(format!("/proc/{}/mem", self.pid)).map_err(text)?;
+        let mut sum = DefaultHasher::new();
+        for line in maps.lines().filter(|line| line.contains(" rw-s ")) {
+            let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+            let Some((start, end)) = range else { continue };
+            let number = |text| u64::from_str_radix(text, 16).map_err(|error| error.to_string());
+            let (start, end) = (number(start)?, number(end)?);
+            let mut bytes = vec![0; (end - start) as usize];
+            // What cannot be read, a page that is not there yet, holds nothing.
+            if memory.read_exact_at(&mut bytes, start).is_ok() {
+                (start, bytes).hash(&mut sum);
+            }
+        }
+        Ok(sum.finish())
     }
 
     /// Goes on until it sleeps in the kernel, or is at its end.
@@ -350,10 +393,23 @@ impl Drop for Tracee {
     }
 }
 
-/// Whether a process sleeps in a system call.
+/// Whether a process sleeps in one of the calls that wait.
 pub fn sleeps(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = call.split_whitespace().next().and_then(|word| word.parse().ok());
+    number.is_some_and(is_sleep)
+}
+
+fn is_sleep(call: i64) -> bool {
+    matches!(
+        call,
+        libc::SYS_futex
+            | libc::SYS_futex_waitv
+            | libc::SYS_poll
+            | libc::SYS_ppoll
+            | libc::SYS_nanosleep
+            | libc::SYS_clock_nanosleep
+    )
 }
 
 /// The child's life.
@@ -487,6 +543,3 @@ pub fn place_of(address: u64) -> String {
     }
     format!("{address:#x}")
 }
-
-/// The kernel's word for "no such process", which is no fault of a kill.
-pub const GONE: Errno = Errno::ESRCH;
