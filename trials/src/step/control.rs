@@ -1,9 +1,11 @@
 //! Killing what changes names and attachments: create, open, replace, remove, collect, and so on.
 //!
 //! A child is killed before and behind each system call of the operation. A first child tells
-//! between which calls the bytes of a shared mapping change; from the first such stretch to the
-//! last, one more child is killed before each instruction. What must hold afterwards stands in
-//! `world`.
+//! between which calls the bytes of a shared mapping change. A second one goes through these
+//! stretches by single steps, and the bytes are compared behind each: what others can see changes
+//! by these instructions and by system calls, and by nothing else. So a child is killed behind each
+//! instruction that changed something, and behind as many of the others in these stretches as
+//! there is time for. What must hold afterwards stands in `world`.
 
 use super::drive::{Effort, Tally};
 use super::tracee::{Act, Fault, Tracee, place_of};
@@ -35,18 +37,19 @@ impl Act for ControlAct {
 enum Point {
     /// Behind so many stops at system calls: two for each, before and behind it.
     Call(usize),
-    /// Before this instruction of the stretch with stores.
-    Store { address: u64, times: u64, number: usize },
+    /// Behind so many of them, and then before this instruction, for the time number `times`.
+    Instruction { stops: usize, address: u64, times: u64 },
 }
 
 /// What an operation consists of.
 struct Course {
     stops: usize,
-    /// Behind so many stops the first store comes; none if there is none.
-    first: Option<usize>,
-    /// The instructions from there to the last store.
-    stores: Vec<u64>,
+    /// Behind each instruction of the stretches with stores, and whether it changed bytes.
+    behind: Vec<(Point, bool)>,
 }
+
+/// How many of the instructions that change nothing are tried, at most.
+const OTHERS: usize = 300;
 
 /// Drives an operation, and prints its line.
 pub fn drive(
@@ -57,25 +60,29 @@ pub fn drive(
 ) -> Tally {
     let (name, begin) = (format!("{}: {}", world.name(), operation.name), Instant::now());
     let mut tally = Tally::default();
-    let mut calls = 0;
-    let mut stepped = 1;
+    let (mut calls, mut stores) = (0, 0);
     let outcome = explore(world, operation).and_then(|course| {
         calls = course.stops / 2;
-        tally.longest = course.stores.len() as u64;
-        stepped = effort.stride(course.stores.len());
-        for point in points(&course, stepped, effort) {
-            reach(world, operation, &course, point, &mut tally)?;
+        stores = course.behind.iter().filter(|(_, changed)| *changed).count();
+        tally.longest = course.behind.len() as u64;
+        for point in points(&course, effort, &mut tally) {
+            reach(world, operation, point, &mut tally)?;
         }
         Ok(())
     });
     if let Err(fault) = outcome {
         verdict.fault(format!("{name}: {fault}"));
+        world.clear();
     } else if tally.points == 0 || tally.invisible == 0 && operation.happens {
         verdict.fault(format!("{name}: not every outcome came about"));
     }
-    let note = if stepped > 1 { format!(", every {stepped}th") } else { String::new() };
+    let note = match (tally.stride, tally.spread) {
+        (0 | 1, 0 | 1) => String::new(),
+        (0 | 1, spread) => format!(", every {spread}th other instruction"),
+        (stride, spread) => format!(", every {stride}th of them, every {spread}th other instruction"),
+    };
     println!(
-        "{name:<52} {:>6} {:>6} {:>8} {:>9} {:>6} {:>7} {:>6} {:>6.1}s  {calls} calls{note}",
+        "{name:<52} {:>6} {:>6} {:>8} {:>9} {:>6} {:>7} {:>6} {:>6.1}s  {calls} calls, {stores} stores{note}",
         tally.longest,
         tally.points,
         tally.visible,
@@ -88,17 +95,15 @@ pub fn drive(
     tally
 }
 
-fn points(course: &Course, stepped: usize, effort: Effort) -> Vec<Point> {
-    let calls = (0..=course.stops).step_by(effort.stride(course.stops)).map(Point::Call);
-    let mut seen: HashMap<u64, u64> = HashMap::new();
-    let mut points: Vec<Point> = calls.collect();
-    for (number, address) in course.stores.iter().enumerate() {
-        let times = seen.entry(*address).or_default();
-        if number % stepped == 0 {
-            points.push(Point::Store { address: *address, times: *times, number });
-        }
-        *times += 1;
-    }
+fn points(course: &Course, effort: Effort, tally: &mut Tally) -> Vec<Point> {
+    let stride = effort.stride(course.stops);
+    let mut points: Vec<Point> = (0..=course.stops).step_by(stride).map(Point::Call).collect();
+    let pick = |wanted: bool| course.behind.iter().filter(move |(_, is)| *is == wanted);
+    let stores = effort.stride(pick(true).count());
+    let others = pick(false).count().div_ceil(OTHERS.min(effort.points)).max(1);
+    points.extend(pick(true).step_by(stores).map(|(point, _)| *point));
+    points.extend(pick(false).step_by(others).map(|(point, _)| *point));
+    (tally.stride, tally.spread) = (stride.max(stores), others);
     points
 }
 
@@ -116,9 +121,10 @@ fn explore(world: &mut World, operation: &Operation) -> Result<Course, Fault> {
     let mut child = start(world, operation)?;
     let (mut stops, mut stretches) = (0, Vec::new());
     loop {
-        let before = child.shared_bytes()?;
+        let shared = child.shared()?;
+        let before = shared.bytes(&child)?;
         let more = child.next_call()?;
-        if child.shared_bytes()? != before {
+        if shared.bytes(&child)? != before {
             stretches.push(stops);
         }
         if !more {
@@ -132,41 +138,61 @@ fn explore(world: &mut World, operation: &Operation) -> Result<Course, Fault> {
     }
     child.kill()?;
     world.check(operation, true)?;
-    let mut course = Course { stops, first: stretches.first().copied(), stores: Vec::new() };
-    if let (Some(first), Some(last)) = (stretches.first(), stretches.last()) {
+    let mut behind = Vec::new();
+    if !stretches.is_empty() {
         world.prepare(operation)?;
         let mut child = start(world, operation)?;
-        child.pass_calls(*first)?;
-        let mut calls_left = (last - first) / 2;
-        while !child.ended()? {
-            if child.call_ahead()?.is_some() {
-                if calls_left == 0 {
-                    break;
-                }
-                calls_left -= 1;
+        let mut passed = 0;
+        for stops in stretches {
+            if !child.pass_calls(stops - passed)? {
+                break;
             }
-            course.stores.push(child.address()?);
-            if course.stores.len() > LONGEST {
-                return Err("there is no end to the stores".into());
-            }
-            child.step()?;
+            walk_stretch(&mut child, stops, &mut behind)?;
+            passed = stops;
         }
         child.kill()?;
         world.check(operation, false)?;
     }
-    Ok(course)
+    Ok(Course { stops, behind })
+}
+
+/// Goes by single steps to the next system call, or to the end.
+fn walk_stretch(
+    child: &mut Tracee,
+    stops: usize,
+    behind: &mut Vec<(Point, bool)>,
+) -> Result<(), Fault> {
+    let shared = child.shared()?;
+    let mut bytes = shared.bytes(child)?;
+    let mut seen: HashMap<u64, u64> = HashMap::new();
+    *seen.entry(child.address()?).or_default() += 1;
+    while !child.ended()? && child.call_ahead()?.is_none() {
+        child.step()?;
+        let now = shared.bytes(child)?;
+        let address = child.address()?;
+        let times = seen.entry(address).or_default();
+        if !child.ended()? {
+            let point = Point::Instruction { stops, address, times: *times };
+            behind.push((point, now != bytes));
+        }
+        *times += 1;
+        bytes = now;
+        if behind.len() > LONGEST {
+            return Err("there is no end to the stores".into());
+        }
+    }
+    Ok(())
 }
 
 /// As many children as it takes until one comes to the point.
 fn reach(
     world: &mut World,
     operation: &Operation,
-    course: &Course,
     point: Point,
     tally: &mut Tally,
 ) -> Result<(), Fault> {
     for _ in 0..4 {
-        if attempt(world, operation, course, point, tally)? {
+        if attempt(world, operation, point, tally)? {
             return Ok(());
         }
     }
@@ -177,7 +203,6 @@ fn reach(
 fn attempt(
     world: &mut World,
     operation: &Operation,
-    course: &Course,
     point: Point,
     tally: &mut Tally,
 ) -> Result<bool, Fault> {
@@ -187,14 +212,13 @@ fn attempt(
         let mut child = start(world, operation)?;
         let there = match point {
             Point::Call(stops) => child.pass_calls(stops)?,
-            Point::Store { address, times, .. } => {
-                child.pass_calls(course.first.unwrap_or(0))? && child.run_to(address, times, None)?
+            Point::Instruction { stops, address, times } => {
+                child.pass_calls(stops)? && child.run_to(address, times, None)?
             }
         };
         at = child.address()?;
         child.kill()?;
-        let whole = matches!(point, Point::Call(stops) if stops == course.stops && there);
-        let seen = world.check(operation, whole && operation.done_at_last_call)?;
+        let seen = world.check(operation, false)?;
         if there {
             tally.points += 1;
             match seen {
@@ -211,8 +235,8 @@ fn attempt(
                 format!("killed before system call {} at {place}: {fault}", stops / 2)
             }
             Point::Call(stops) => format!("killed behind {} calls at {place}: {fault}", stops / 2),
-            Point::Store { number, .. } => {
-                format!("killed before instruction {number} of the stores at {place}: {fault}")
+            Point::Instruction { stops, .. } => {
+                format!("killed {} calls on, at {place}: {fault}", stops / 2)
             }
         }
     })

