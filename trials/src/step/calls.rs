@@ -7,7 +7,9 @@ use super::stage::Stage;
 use super::tracee::{Act, Fault, Told, text};
 use super::typed::words;
 use bytemuck::bytes_of;
-use hugeshm::{CallError, Caller, DuplexCaller, DuplexServer, Segment, ServeError, Server, WaitMode};
+use hugeshm::{
+    CallError, Caller, DuplexCaller, DuplexServer, Segment, ServeError, Server, WaitMode,
+};
 use std::time::Duration;
 
 /// A call that waits longer hangs.
@@ -388,7 +390,13 @@ macro_rules! call_cases {
 }
 
 call_cases!(cell, "call cell", call(), Caller / caller, Server / server);
-call_cases!(channel, "duplex channel", duplex(3), DuplexCaller / duplex_caller, DuplexServer / duplex_server);
+call_cases!(
+    channel,
+    "duplex channel",
+    duplex(3),
+    DuplexCaller / duplex_caller,
+    DuplexServer / duplex_server
+);
 
 /// All operations of calls.
 pub fn calls() -> Vec<Trial> {

@@ -13,7 +13,8 @@ impl Content {
     /// All of it.
     pub fn bytes(&self) -> Vec<u8> {
         let words = self.len.div_ceil(8) as u64;
-        let mut bytes: Vec<u8> = (0..words).flat_map(|word| self.word(word).to_le_bytes()).collect();
+        let mut bytes: Vec<u8> =
+            (0..words).flat_map(|word| self.word(word).to_le_bytes()).collect();
         bytes.truncate(self.len);
         bytes
     }

@@ -7,7 +7,7 @@
 //! afterwards is the case's to say. One more child for each k is only stopped there: the survivor
 //! does what it can meanwhile, and the child goes on to the end.
 
-use super::tracee::{Act, Fault, Slept, Told, Tracee, place_of};
+use super::tracee::{Act, Fault, Place, Places, Slept, Told, Tracee, place_of};
 use crate::verdict::Verdict;
 use std::time::Instant;
 
@@ -180,17 +180,10 @@ pub fn drive(trial: Trial, effort: Effort, verdict: &mut Verdict) -> Tally {
 }
 
 /// The instructions of one whole run, and which of them are calls that sleep.
+#[derive(Default)]
 struct Course {
-    addresses: Vec<u64>,
+    places: Vec<Place>,
     sleeps: Vec<usize>,
-}
-
-impl Course {
-    /// How often its instruction number `step` was executed before.
-    fn times(&self, step: usize) -> u64 {
-        let address = self.addresses[step];
-        self.addresses[..step].iter().filter(|other| **other == address).count() as u64
-    }
 }
 
 fn all_points(
@@ -200,7 +193,7 @@ fn all_points(
     tally: &mut Tally,
 ) -> Result<(), Fault> {
     let course = explore(case, start, tally)?;
-    let length = course.addresses.len();
+    let length = course.places.len();
     tally.longest = tally.longest.max(length as u64);
     let stride = effort.stride(length);
     tally.stride = tally.stride.max(stride);
@@ -223,19 +216,19 @@ fn explore(case: &mut dyn Case, start: usize, tally: &mut Tally) -> Result<Cours
     case.prepare(start)?;
     let mut child = Tracee::start(|| case.ready())?;
     case.begin()?;
-    let mut course = Course { addresses: Vec::new(), sleeps: Vec::new() };
+    let (mut course, mut places) = (Course::default(), Places::default());
     while !child.ended()? {
-        if course.addresses.len() > LONGEST {
+        if course.places.len() > LONGEST {
             return Err("there is no end to it".into());
         }
-        course.addresses.push(child.address()?);
+        course.places.push(places.next(child.address()?));
         if step(case, &mut child)? == Slept::Asleep {
-            course.sleeps.push(course.addresses.len() - 1);
+            course.sleeps.push(course.places.len() - 1);
         }
     }
     tally.steps += child.steps();
     child.kill()?;
-    tally.count(Point::Kill(course.addresses.len()), case.check(Ending::Whole)?);
+    tally.count(Point::Kill(course.places.len()), case.check(Ending::Whole)?);
     Ok(course)
 }
 
@@ -271,17 +264,16 @@ fn attempt(
         Point::KillAsleep(number) => (number, "killed asleep"),
         Point::Stop(number) => (number, "stopped"),
     };
-    let address = course.addresses[number];
+    let place = course.places[number];
     let result = (|| {
         case.prepare(start)?;
         let mut child = Tracee::start(|| case.ready())?;
         case.begin()?;
-        let times = course.times(number);
         let sleeps = !course.sleeps.is_empty();
         let mut asleep = || case.asleep();
         let there = match point {
             Point::KillAsleep(_) => child.run_into_sleep()? == Slept::Asleep,
-            _ => child.run_to(address, times, sleeps.then_some(&mut asleep))?,
+            _ => child.run_to(place, sleeps.then_some(&mut asleep))?,
         };
         let mut ending = if there { Ending::Broken } else { Ending::Whole };
         match point {
@@ -291,11 +283,7 @@ fn attempt(
                 if there && case.stopped()? {
                     tally.stops += 1;
                 }
-                let told = if there {
-                    child.run_on(|| case.asleep())?
-                } else {
-                    child.speak()?
-                };
+                let told = if there { child.run_on(|| case.asleep())? } else { child.speak()? };
                 case.told(told)?;
                 ending = Ending::Whole;
             }
@@ -309,7 +297,7 @@ fn attempt(
         Ok(there)
     })();
     result.map_err(|fault: Fault| {
-        format!("{what} before instruction {number} at {}: {fault}", place_of(address))
+        format!("{what} before instruction {number} at {}: {fault}", place_of(place.address))
     })
 }
 

@@ -112,7 +112,8 @@ pub fn receives<Q: Queue>(
     starts: &'static [Start],
     act: fn(&mut Q::Receiver, &mut Q::Heard) -> Result<(), RecvError>,
 ) -> Trial {
-    let operation = Receiving { name, count, releases, together: !queue.leaves_dead_out(), starts, act };
+    let operation =
+        Receiving { name, count, releases, together: !queue.leaves_dead_out(), starts, act };
     Trial::new(format!("{}: {name}", queue.name()), move || {
         let flow = Flow::new(queue)?;
         Ok(Box::new(ReceiverDies { flow, operation, told: None }))
@@ -120,7 +121,6 @@ pub fn receives<Q: Queue>(
 }
 
 impl<Q: Queue> SenderDies<Q> {
-
     /// Makes room for `count` messages.
     fn receive_some(&mut self, count: usize) -> Result<(), Fault> {
         for _ in 0..(count + self.flow.queue.slack()).min(self.flow.waiting.len()) {
@@ -175,9 +175,7 @@ impl<Q: Queue> Case for SenderDies<Q> {
         self.seen = false;
         self.pending = match self.operation.becomes {
             Becomes::Sent => self.data.clone(),
-            Becomes::Halved => {
-                self.data.iter().map(|c| Content { len: c.len / 2, ..*c }).collect()
-            }
+            Becomes::Halved => self.data.iter().map(|c| Content { len: c.len / 2, ..*c }).collect(),
             Becomes::Nothing => Vec::new(),
         };
         self.flow.attempt += 1;

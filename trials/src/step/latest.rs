@@ -84,7 +84,10 @@ impl<const W: usize> Latest<W> {
     fn is_newest(&mut self) -> Result<(), Fault> {
         let got = self.read()?;
         if got.version != self.newest.0 {
-            return Err(format!("version {} is read, {} is the newest", got.version, self.newest.0));
+            return Err(format!(
+                "version {} is read, {} is the newest",
+                got.version, self.newest.0
+            ));
         }
         compare(bytes_of(&got.value), &self.newest.1)?;
         if let Some(watcher) = &mut self.watcher {

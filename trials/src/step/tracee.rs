@@ -47,6 +47,41 @@ pub struct Tracee {
     told: File,
 }
 
+/// A moment in the course of an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The next instruction.
+    pub address: u64,
+    /// How often the child came to it before.
+    pub times: u64,
+    /// How often it has repeated itself since the child came to it: a string copy is stopped
+    /// between its parts.
+    pub repeats: u64,
+}
+
+/// Makes places of the addresses that a child steps over.
+#[derive(Default)]
+pub struct Places {
+    seen: HashMap<u64, u64>,
+    last: Option<Place>,
+}
+
+impl Places {
+    /// The place of the next address.
+    pub fn next(&mut self, address: u64) -> Place {
+        let place = match self.last {
+            Some(last) if last.address == address => Place { repeats: last.repeats + 1, ..last },
+            _ => {
+                let times = self.seen.entry(address).or_default();
+                *times += 1;
+                Place { address, times: *times - 1, repeats: 0 }
+            }
+        };
+        self.last = Some(place);
+        place
+    }
+}
+
 /// So much of each mapping is looked at: more than the suite's segments have in use.
 const FRONT: u64 = 64 << 10;
 
@@ -118,17 +153,12 @@ fn end_mark() -> Result<u64, Fault> {
 
 impl Tracee {
     /// A child that has made its operation ready, and stands before it.
-    pub fn start(
-        ready: impl FnOnce() -> Result<Box<dyn Act>, Fault>,
-    ) -> Result<Self, Fault> {
+    pub fn start(ready: impl FnOnce() -> Result<Box<dyn Act>, Fault>) -> Result<Self, Fault> {
         let end = end_mark()?;
         Self::fork(ready, end)
     }
 
-    fn fork(
-        ready: impl FnOnce() -> Result<Box<dyn Act>, Fault>,
-        end: u64,
-    ) -> Result<Self, Fault> {
+    fn fork(ready: impl FnOnce() -> Result<Box<dyn Act>, Fault>, end: u64) -> Result<Self, Fault> {
         let (told, tell) = nix::unistd::pipe().map_err(text)?;
         // SAFETY: this process has one thread while it starts children, so the child may do
         // anything; it never returns from here.
@@ -157,7 +187,9 @@ impl Tracee {
     /// The address of the next instruction.
     pub fn address(&self) -> Result<u64, Fault> {
         let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
-        ptrace::read_user(self.pid, offset as ptrace::AddressType).map(|word| word as u64).map_err(text)
+        ptrace::read_user(self.pid, offset as ptrace::AddressType)
+            .map(|word| word as u64)
+            .map_err(text)
     }
 
     /// Whether the operation is over.
@@ -189,7 +221,10 @@ impl Tracee {
     pub fn may_sleep(&self) -> Result<bool, Fault> {
         Ok(self.call_ahead()?.is_some_and(|registers| {
             let wakes = registers.rax as i64 == libc::SYS_futex
-                && !matches!(registers.rsi as i32 & 0x7f, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET);
+                && !matches!(
+                    registers.rsi as i32 & 0x7f,
+                    libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET
+                );
             is_sleep(registers.rax as i64) && !wakes
         }))
     }
@@ -215,7 +250,9 @@ impl Tracee {
     fn until_asleep(&mut self) -> Result<Slept, Fault> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match waitpid(self.pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).map_err(text)? {
+            match waitpid(self.pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))
+                .map_err(text)?
+            {
                 WaitStatus::StillAlive => {}
                 status => return self.trapped(status).map(|()| Slept::Returned),
             }
@@ -229,10 +266,23 @@ impl Tracee {
         }
     }
 
-    /// Goes on until it stands before the instruction at `address` for the time number `times`,
-    /// counted from 0: by a breakpoint of the processor, which changes nothing that the child
-    /// sees. `asleep` is called when it sleeps. False if the operation ended before.
+    /// Goes on until it stands at a place: by a breakpoint of the processor, which changes nothing
+    /// that the child sees. `asleep` is called when it sleeps. False if the operation ended before.
     pub fn run_to(
+        &mut self,
+        place: Place,
+        asleep: Option<&mut dyn FnMut() -> Result<(), Fault>>,
+    ) -> Result<bool, Fault> {
+        if !self.run_to_address(place.address, place.times, asleep)? {
+            return Ok(false);
+        }
+        for _ in 0..place.repeats {
+            self.step()?;
+        }
+        Ok(self.address()? == place.address)
+    }
+
+    fn run_to_address(
         &mut self,
         address: u64,
         times: u64,
@@ -244,7 +294,9 @@ impl Tracee {
                 return Ok(true);
             }
             left -= 1;
-            self.step()?;
+            while self.address()? == address {
+                self.step()?; // more than once where the instruction repeats itself
+            }
         }
         self.set_breakpoint(Some(address))?;
         loop {
@@ -534,7 +586,11 @@ fn hear(pipe: &mut File) -> std::io::Result<Told> {
         pipe.read_exact(&mut part)?;
         parts.push(part);
     }
-    Ok(if tag == 0 { Ok(parts) } else { Err(String::from_utf8_lossy(&parts.concat()).into_owned()) })
+    Ok(if tag == 0 {
+        Ok(parts)
+    } else {
+        Err(String::from_utf8_lossy(&parts.concat()).into_owned())
+    })
 }
 
 /// An error of the kernel, in words.

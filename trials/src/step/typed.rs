@@ -6,9 +6,9 @@ use super::ends::{Becomes, receives, sends};
 use super::queue::{OBJECT, Queue, Start};
 use bytemuck::{bytes_of, pod_read_unaligned};
 use hugeshm::{
-    Armed, BroadcastConsumer, BroadcastRing, Consumer, FromLane, Join, LaneProducer, Lanes, LanesConsumer,
-    PeerState, Producer, RecvError, Segment, SegmentBuilder, SendError, WaitMode, Waitable,
-    wait_any,
+    Armed, BroadcastConsumer, BroadcastRing, Consumer, FromLane, Join, LaneProducer, Lanes,
+    LanesConsumer, PeerState, Producer, RecvError, Segment, SegmentBuilder, SendError, WaitMode,
+    Waitable, wait_any,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -367,16 +367,22 @@ pub fn bells() -> Vec<Trial> {
             _ => Err(RecvError::Forked),
         }
     }));
-    trials.push(receives(queue, "doorbell, arm, poll, clear, recv", (1, true), empty, |rx, heard| {
-        let bell = rx.doorbell().map_err(|_| RecvError::Forked)?;
-        while let Ok(Armed::Poll { .. }) = bell.arm(rx) {
-            let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
-            _ = poll(&mut fds, PollTimeout::NONE);
-            bell.clear();
-        }
-        heard.one(rx.try_recv()?);
-        Ok(())
-    }));
+    trials.push(receives(
+        queue,
+        "doorbell, arm, poll, clear, recv",
+        (1, true),
+        empty,
+        |rx, heard| {
+            let bell = rx.doorbell().map_err(|_| RecvError::Forked)?;
+            while let Ok(Armed::Poll { .. }) = bell.arm(rx) {
+                let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+                _ = poll(&mut fds, PollTimeout::NONE);
+                bell.clear();
+            }
+            heard.one(rx.try_recv()?);
+            Ok(())
+        },
+    ));
     trials.push(receives(queue, "wait_any, asleep, recv", (1, true), empty, |rx, heard| {
         _ = wait_any(&mut [rx as &mut dyn Waitable], Some(PATIENCE));
         heard.one(rx.try_recv()?);

@@ -8,7 +8,8 @@ use super::machine::Machine;
 use super::stage::{NAME, Stage};
 use super::tracee::{Fault, text};
 use hugeshm::{
-    BackingKind, ErrorKind, Lifetime, PagePolicy, PageSize, Rung, Segment, SegmentBuilder, TypedRing,
+    BackingKind, ErrorKind, Lifetime, PagePolicy, PageSize, Rung, Segment, SegmentBuilder,
+    TypedRing,
 };
 use std::any::Any;
 use std::os::unix::net::UnixStream;
@@ -81,7 +82,21 @@ impl World {
     ) -> Result<Self, Fault> {
         let stage = Stage::new()?;
         let (survivor, sockets) = (None, None);
-        Ok(Self { name, stage, kind, rung, machine, survivor, sockets, attempt: 0 })
+        let mut world = Self { name, stage, kind, rung, machine, survivor, sockets, attempt: 0 };
+        // Whatever is made once for each process is made now.
+        world.goes_on()?;
+        world.nothing_is_left()?;
+        Ok(world)
+    }
+
+    /// Whether others see that an operation was done, once its process is dead.
+    pub fn shows(&self, operation: &Operation) -> bool {
+        operation.happens && !(self.dies() && operation.given == Given::Nothing)
+    }
+
+    /// Whether an operation makes sense here: what nobody holds may be gone.
+    pub fn can(&self, operation: &Operation) -> bool {
+        operation.given != Given::Unheld || !self.dies()
     }
 
     pub fn name(&self) -> &'static str {
@@ -126,7 +141,7 @@ impl World {
                 producer.push(message).map_err(text)?;
             }
             drop(producer);
-            self.survivor = (operation.given == Given::Held || self.dies()).then_some(segment);
+            self.survivor = (operation.given == Given::Held).then_some(segment);
         }
         let sockets = UnixStream::pair().map_err(text)?;
         sockets.0.set_read_timeout(Some(Duration::from_millis(5))).map_err(text)?;
