@@ -204,7 +204,7 @@ fn all_points(
         }
     }
     for step in course.sleeps.iter().take(1) {
-        for _ in 0..5 {
+        for _ in 0..if effort.stops { 5 } else { 2 } {
             reach(case, start, &course, Point::KillAsleep(*step), tally)?;
         }
     }

@@ -338,6 +338,8 @@ pub fn rings() -> Vec<Trial> {
     let mut trials = Vec::new();
     ring_of::<1>(&mut trials);
     ring_of::<8>(&mut trials);
+    // Of these each has a block of its own, so a place given up too early is written at once.
+    ring_of::<9>(&mut trials);
     ring_of::<32>(&mut trials);
     trials
 }

@@ -166,7 +166,13 @@ impl World {
                 }
                 if old { Leaves::Old } else { Leaves::New }
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Leaves::Nothing,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let named = self.stage.files().iter().any(|file| file.contains('@'));
+                if named && !self.dies() {
+                    return Err(format!("the name is there and leads nowhere: {error}"));
+                }
+                Leaves::Nothing
+            }
             Err(error) => return Err(format!("open: {error}")),
         };
         let before = if operation.given == Given::Nothing { Leaves::Nothing } else { Leaves::Old };
