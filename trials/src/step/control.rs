@@ -102,7 +102,7 @@ fn points(course: &Course, effort: Effort, tally: &mut Tally) -> Vec<Point> {
     let pick = |wanted: bool| course.behind.iter().filter(move |(_, is)| *is == wanted);
     let stores = effort.stride(pick(true).count());
     let others = pick(false).count().div_ceil(OTHERS.min(effort.points)).max(1);
-    if course.stops % stride != 0 {
+    if !course.stops.is_multiple_of(stride) {
         points.push(Point::Call(course.stops));
     }
     points.extend(pick(true).step_by(stores).map(|(point, _)| *point));

@@ -22,7 +22,6 @@ pub enum Becomes {
 
 /// An operation of the sender.
 struct Sending<Q: Queue> {
-    name: &'static str,
     /// How many messages.
     count: usize,
     becomes: Becomes,
@@ -32,7 +31,6 @@ struct Sending<Q: Queue> {
 
 /// An operation of the receiver.
 struct Receiving<Q: Queue> {
-    name: &'static str,
     /// How many messages.
     count: usize,
     /// Whether they are released, and if so, together.
@@ -97,7 +95,7 @@ pub fn sends<Q: Queue>(
     starts: &'static [Start],
     act: fn(&mut Q::Sender, &Q::Data) -> Result<(), SendError>,
 ) -> Trial {
-    let operation = Sending { name, count, becomes, starts, act };
+    let operation = Sending { count, becomes, starts, act };
     Trial::new(format!("{}: {name}", queue.name()), move || {
         let (flow, data, pending) = (Flow::new(queue)?, Vec::new(), Vec::new());
         Ok(Box::new(SenderDies { flow, operation, data, pending, seen: false }))
@@ -112,8 +110,7 @@ pub fn receives<Q: Queue>(
     starts: &'static [Start],
     act: fn(&mut Q::Receiver, &mut Q::Heard) -> Result<(), RecvError>,
 ) -> Trial {
-    let operation =
-        Receiving { name, count, releases, together: !queue.leaves_dead_out(), starts, act };
+    let operation = Receiving { count, releases, together: !queue.leaves_dead_out(), starts, act };
     Trial::new(format!("{}: {name}", queue.name()), move || {
         let flow = Flow::new(queue)?;
         Ok(Box::new(ReceiverDies { flow, operation, told: None }))

@@ -222,6 +222,7 @@ enum Reading {
     Asleep,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, in a box")]
 enum ReadAct<const W: usize> {
     Unseen(LatestReader<[u64; W]>, Result<Versioned<[u64; W]>, LatestError>),
     Watched(LatestWatcher<[u64; W]>, Option<u64>, Result<Versioned<[u64; W]>, LatestError>),

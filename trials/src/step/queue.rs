@@ -314,8 +314,3 @@ impl<Q: Queue> Flow<Q> {
 pub fn must_be_dead(state: PeerState) -> Result<(), Fault> {
     if state == PeerState::Dead { Ok(()) } else { Err(format!("the dead end counts as {state:?}")) }
 }
-
-/// A call's error, in words.
-pub fn said<T>(result: Result<T, impl std::fmt::Display>) -> Result<T, Fault> {
-    result.map_err(text)
-}

@@ -174,11 +174,6 @@ impl Tracee {
         }
     }
 
-    /// Its process number.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// How many instructions it has gone.
     pub fn steps(&self) -> u64 {
         self.steps

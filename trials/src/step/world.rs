@@ -334,7 +334,10 @@ pub fn operations() -> Vec<Operation> {
         }),
         keeps("close", |world| {
             let segment = world.stage.open()?;
-            Ok(Box::new(move || kept(drop(segment))))
+            Ok(Box::new(move || {
+                drop(segment);
+                kept(())
+            }))
         }),
         keeps("take producer", |world| {
             let segment = world.stage.open()?;
