@@ -2,7 +2,7 @@
 
 use super::content::{Content, compare};
 use super::stage::Stage;
-use super::tracee::{Fault, text};
+use super::tracee::Fault;
 use hugeshm::{PeerState, RecvError, Segment, SegmentBuilder, SendError};
 use std::collections::{HashMap, VecDeque};
 
