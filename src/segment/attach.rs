@@ -255,7 +255,7 @@ fn take_attachment(view: &View, header: &Header, claims: &LockFd, name: &str) ->
             flags: 0,
             pid: std::process::id(),
             uid: nix::unistd::geteuid().as_raw(),
-            start: process::start_time(std::process::id()).unwrap_or(0),
+            start: process::own_start_time().unwrap_or(0),
             pid_namespace: process::pid_namespace().unwrap_or(0),
             since_nanos: unix_nanos(),
             reserved: [0; 2],

@@ -541,7 +541,7 @@ impl SegmentBuilder {
         raw.created_nanos = unix_nanos();
         raw.creator_pid = std::process::id();
         raw.creator_uid = nix::unistd::geteuid().as_raw();
-        raw.creator_start = process::start_time(raw.creator_pid).unwrap_or(0);
+        raw.creator_start = process::own_start_time().unwrap_or(0);
         raw.creator_pid_namespace = process::pid_namespace().unwrap_or(0);
         raw.backing = backing_code(backing.kind);
         raw.rung = rung_code(backing.rung);

@@ -271,7 +271,7 @@ impl Endpoint {
             flags: 0,
             pid: std::process::id(),
             attachment: segment.attachment.unwrap_or(u32::MAX),
-            start: process::start_time(std::process::id()).unwrap_or(0),
+            start: process::own_start_time().unwrap_or(0),
             since_nanos: unix_nanos(),
             position: 0,
             label: field_of(&label),

@@ -197,8 +197,9 @@ fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<
 
 /// The entry by which others can open this process's descriptor of a segment.
 pub(crate) fn holder_of(data: &LockFd) -> Option<Holder> {
-    let pid = std::process::id();
-    Some(Holder { pid, fd: data.as_raw_fd(), start: process::start_time(pid)? })
+    // As others find it: by the number that their `/proc` has for us, if they share ours.
+    let (pid, start) = (process::own_number()?, process::own_start_time()?);
+    Some(Holder { pid, fd: data.as_raw_fd(), start })
 }
 
 /// Adds this process to the holders of a named memfd segment and drops the dead ones.

@@ -209,6 +209,19 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     parse_start_time(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// The number by which the mounted `/proc` knows this process.
+///
+/// It is another than that of `getpid` where a pid namespace has no `/proc` of its own.
+pub(crate) fn own_number() -> Option<u32> {
+    std::fs::read_link("/proc/self").ok()?.to_str()?.parse().ok()
+}
+
+/// The start time of this process.
+pub(crate) fn own_start_time() -> Option<u64> {
+    // Not by its number: `/proc` may be that of another pid namespace.
+    parse_start_time(&std::fs::read("/proc/self/stat").ok()?)
+}
+
 /// The start time in the bytes of a `stat` file.
 pub(crate) fn parse_start_time(stat: &[u8]) -> Option<u64> {
     parse_stat(stat, 22)
@@ -334,6 +347,8 @@ mod tests {
         assert_eq!(parse_start_time(b"12 (x) S 1 2"), None);
         assert_eq!(parse_start_time(b""), None);
         assert!(start_time(std::process::id()).unwrap() > 0);
+        assert_eq!(own_number(), Some(std::process::id()));
+        assert_eq!(own_start_time(), start_time(std::process::id()));
     }
 
     #[test]
