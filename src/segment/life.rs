@@ -313,7 +313,7 @@ fn prove_unheld(folder: &Folder, found: &Found) -> Result<Option<(Proof, u64)>> 
 }
 
 /// Whether this process can see the place where the bytes of a segment would be.
-fn in_sight(control: &Control) -> Result<bool> {
+pub(crate) fn in_sight(control: &Control) -> Result<bool> {
     Ok(control.backing != BackingKind::Hugetlbfs
         || crate::pages::mounts()?.iter().any(|mount| mount.device == control.device))
 }

@@ -15,7 +15,7 @@ use crate::segment::layout::{
     AttachmentRaw, ENDPOINT_CLOSED, ENDPOINT_NEVER, Entry, LOCK_LIFE, ObjectKind, attachment_lock,
 };
 use crate::segment::names::{self, Identity};
-use crate::segment::{Segment, TypeIdentity, passed};
+use crate::segment::{Segment, TypeIdentity, life, passed};
 use crate::size::PageSize;
 use crate::sys::locks;
 use crate::sys::process::LockFd;
@@ -33,7 +33,7 @@ pub enum Usage {
     InUse,
     /// Nobody is; `collect` would remove it.
     Unused,
-    /// This user may not ask.
+    /// This user may not ask, or cannot see the place where its bytes are.
     Unknown,
     /// Something is wrong with it; `problem` says what.
     Broken,
@@ -274,6 +274,14 @@ fn usage(folder: &Folder, found: &Found) -> (Usage, Option<String>) {
         Ok(_) if claims.is_some() => (Usage::Unused, None),
         Ok(_) => (Usage::Unknown, None),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => (Usage::Unknown, None),
+        // Bytes that this process does not find may be held by others all the same.
+        Err(error) if claimed => (Usage::InUse, Some(error.to_string())),
+        Err(error)
+            if error.kind() == ErrorKind::NotFound
+                && !life::in_sight(&found.control).unwrap_or(false) =>
+        {
+            (Usage::Unknown, Some(error.to_string()))
+        }
         Err(error) => (Usage::Broken, Some(error.to_string())),
     }
 }
