@@ -17,7 +17,9 @@
 
 use crate::common::child::{Child, NOBODY};
 use crate::common::{is_root, skip};
-use crate::sleepers::{Asleep, are_served, learn_of_the_death, put_to_sleep, sleep_on, until_zombie};
+use crate::sleepers::{
+    Asleep, are_served, learn_of_the_death, put_to_sleep, sleep_on, until_zombie,
+};
 use crate::{Stage, kinds, until};
 use hugeshm::{PeerState, Segment, Usage};
 use nix::sys::signal::{Signal, kill};
@@ -53,6 +55,7 @@ impl Scene {
         let segment = kinds::declare(stage.builder().mode(mode)).build().expect("base pages");
         let mut child = start(&stage);
         let pid = Pid::from_raw(number(&mut child));
+        child.tell("hold");
         let own_pid = u32::try_from(number(&mut child)).expect("a number");
         let asleep = put_to_sleep(&segment);
         sleep_on(&asleep, A_FEW);
@@ -85,7 +88,7 @@ impl Scene {
 
     /// Everybody is told that it is dead, and every wait ends.
     #[track_caller]
-    fn is_dead(self, fate: &str) {
+    fn turns_out_dead(self, fate: &str) {
         let Self { asleep, child, pid, own_pid, segment, stage } = self;
         let count = asleep.len();
         learn_of_the_death(asleep, fate);
@@ -139,7 +142,7 @@ impl Scene {
 }
 
 /// A process that is killed when it is no longer needed, whoever its parent is.
-struct Stray(Pid);
+pub struct Stray(Pid);
 
 impl Drop for Stray {
     fn drop(&mut self) {
@@ -180,7 +183,7 @@ fn a_peer_stopped_for_a_minute_is_alive() {
 fn a_killed_peer_is_dead() {
     let mut scene = Scene::new("here");
     scene.kill();
-    scene.is_dead("killed");
+    scene.turns_out_dead("killed");
 }
 
 #[test]
@@ -188,7 +191,7 @@ fn a_killed_peer_that_nobody_has_reaped_is_dead() {
     let scene = Scene::new("here");
     scene.signal(Signal::SIGKILL);
     until_zombie(scene.child.pid());
-    scene.is_dead("zombie");
+    scene.turns_out_dead("zombie");
 }
 
 #[test]
@@ -201,16 +204,16 @@ fn a_dead_peer_whose_number_another_process_has_is_dead() {
     // Nobody else can have it: numbers are given in turn.
     let Some(double) = process_with_number(scene.pid) else {
         skip("this kernel has no clone3 with a number of the caller's choice");
-        scene.is_dead("killed");
+        scene.turns_out_dead("killed");
         return;
     };
-    scene.is_dead("another has its number");
+    scene.turns_out_dead("another has its number");
     assert_eq!(kill(double.0, None), Ok(()), "the other one lived all the time");
     drop(double);
 }
 
 /// A process with just this number, which waits to be killed.
-fn process_with_number(pid: Pid) -> Option<Stray> {
+pub fn process_with_number(pid: Pid) -> Option<Stray> {
     use nix::libc;
     let wanted = [pid.as_raw()];
     // SAFETY: all of its fields are integers, for which zero bytes are valid.
@@ -243,7 +246,7 @@ fn a_peer_that_became_another_program_is_dead() {
     until("it is another program", || {
         std::fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "sleep")
     });
-    scene.is_dead("exec");
+    scene.turns_out_dead("exec");
 }
 
 #[test]
@@ -252,7 +255,7 @@ fn a_dead_peers_forked_child_does_not_keep_it_alive() {
     scene.child.tell("fork");
     let child = Stray(Pid::from_raw(number(&mut scene.child)));
     scene.kill();
-    scene.is_dead("its forked child lives");
+    scene.turns_out_dead("its forked child lives");
     assert_eq!(kill(child.0, None), Ok(()), "the child lived all the time");
 }
 
@@ -266,7 +269,7 @@ fn a_dead_peers_child_by_bare_clone_keeps_it_alive_until_it_execs_or_ends() {
         scene.is_alive("its bare clone lives", A_FEW);
         kill(child.0, end).expect("a process of ours");
         let fate = if end == Signal::SIGKILL { "its bare clone ended" } else { "... execed" };
-        scene.is_dead(fate);
+        scene.turns_out_dead(fate);
     }
 }
 
@@ -282,7 +285,7 @@ fn a_peer_in_another_pid_namespace_is_what_it_is() {
     scene.acts("another pid namespace");
     let mut scene = Scene::new("pid-namespace");
     scene.kill();
-    scene.is_dead("killed in another pid namespace");
+    scene.turns_out_dead("killed in another pid namespace");
 }
 
 #[test]
@@ -299,7 +302,7 @@ fn a_peer_that_sees_another_control_folder_is_what_it_is() {
             scene.acts("control folder out of sight");
         } else {
             scene.kill();
-            scene.is_dead("killed, control folder out of sight");
+            scene.turns_out_dead("killed, control folder out of sight");
         }
     }
 }
@@ -318,5 +321,5 @@ fn a_peer_that_is_another_user_is_what_it_is() {
     scene.acts("another user");
     let mut scene = Scene::with(0o666, nobody);
     scene.kill();
-    scene.is_dead("another user was killed");
+    scene.turns_out_dead("another user was killed");
 }

@@ -42,6 +42,8 @@ fn die_with_parent() {
 fn work() {
     let domain = crate::common::domain(argument(0).as_ref());
     let segment = domain.open("s").expect("the parent made it");
+    // The parent has heard the other number by now.
+    assert_eq!(hear().as_deref(), Some("hold"));
     // One that nobody else knows of: whether it can be collected is this process's fate alone.
     let own = domain.create("own").pages(PagePolicy::exactly(Rung::Base));
     let _own = own.backing(BackingKind::Tmpfs).build().expect("base pages");
