@@ -443,8 +443,10 @@ impl Place {
                     }
                     seen => seen?,
                 };
-                let stat = nix::sys::stat::fstat(&seen).map_err(failed)?;
-                if (stat.st_dev, stat.st_ino) != *file {
+                // Nor is anything opened that is no memory, whoever wrote its numbers down: opening a
+                // device may do anything.
+                let facts = region::facts(seen.as_fd()).map_err(failed)?;
+                if (facts.dev, facts.ino) != *file || facts.kind.is_none() {
                     return gone("that process holds it no longer");
                 }
                 let access = if write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
