@@ -25,7 +25,7 @@
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
 use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
 use crate::segment::advice::advise;
-use crate::segment::control::{ClaimsText, Control};
+use crate::segment::control::{ClaimsText, Control, Misread};
 use crate::segment::directory::Directory;
 use crate::segment::domain::Domain;
 use crate::segment::folder::Folder;
@@ -317,10 +317,13 @@ pub(crate) fn find(folder: &Folder, domain: &Domain, name: &str) -> Result<Found
     let facts = folder.facts(&fd, &file)?;
     let mode = nix::sys::stat::fstat(&fd).map_or(0o600, |stat| stat.st_mode & 0o777);
     let bytes = folder.read(fd, &file)?;
-    let control = Control::parse(&bytes).map_err(|what| {
-        Error::new(ErrorKind::Corrupt, OPERATION, name)
+    let control = Control::parse(&bytes).map_err(|misread| match misread {
+        Misread::Damaged(what) => Error::new(ErrorKind::Corrupt, OPERATION, name)
             .detail(format!("its control file {file} is damaged: {what}"))
-            .remedy(format!("`hugeshm remove {name}`"))
+            .remedy(format!("`hugeshm remove {name}`")),
+        Misread::Future(what) => Error::new(ErrorKind::Incompatible, OPERATION, name)
+            .detail(format!("its control file {file} is from another version: {what}"))
+            .remedy("use the version of hugeshm that made it; remove works"),
     })?;
     if control.domain != domain.name() || control.name != name {
         return Err(Error::new(ErrorKind::Corrupt, OPERATION, name).detail(format!(

@@ -567,7 +567,13 @@ impl SegmentBuilder {
 
 /// Whether a control file that could not be read for this reason is there all the same.
 fn has_the_name(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Corrupt | ErrorKind::NotOurs | ErrorKind::PermissionDenied)
+    matches!(
+        kind,
+        ErrorKind::Corrupt
+            | ErrorKind::Incompatible
+            | ErrorKind::NotOurs
+            | ErrorKind::PermissionDenied
+    )
 }
 
 fn refusals_of(created: &Result<Created>) -> &[Refusal] {

@@ -22,6 +22,34 @@ pub(crate) const BYTES_MAX: usize = 64 << 10;
 /// How many processes a memfd segment can name as holders of its descriptor.
 pub(crate) const HOLDERS_MAX: usize = 32;
 
+/// Why a control or claims file is not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Misread {
+    /// It makes no sense.
+    Damaged(String),
+    /// A later version of this library wrote it.
+    Future(String),
+}
+
+impl std::fmt::Display for Misread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Damaged(what) | Self::Future(what)) = self;
+        f.write_str(what)
+    }
+}
+
+impl From<String> for Misread {
+    fn from(what: String) -> Self {
+        Self::Damaged(what)
+    }
+}
+
+impl From<&str> for Misread {
+    fn from(what: &str) -> Self {
+        Self::Damaged(what.to_owned())
+    }
+}
+
 /// A process through whose `/proc/PID/fd/FD` a memfd segment can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
@@ -86,14 +114,18 @@ impl Control {
     }
 
     /// The meaning of a control file's bytes, or what is wrong with them.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Misread> {
         let pairs = Pairs::parse(bytes)?;
         let backing = match pairs.one("backing")? {
             "hugetlbfs" => BackingKind::Hugetlbfs,
             "sysv" => BackingKind::Sysv,
             "memfd" => BackingKind::Memfd,
             "tmpfs" => BackingKind::Tmpfs,
-            other => return Err(format!("backing {other:?} is unknown to this version")),
+            other => {
+                return Err(Misread::Future(format!(
+                    "backing {other:?} is unknown to this version"
+                )));
+            }
         };
         let sysv = backing == BackingKind::Sysv;
         let control = Self {
@@ -162,7 +194,7 @@ impl ClaimsText {
         text
     }
 
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Misread> {
         let pairs = Pairs::parse(bytes)?;
         let mut intents = Vec::new();
         for value in pairs.all("hugetlbfs") {
@@ -184,15 +216,18 @@ impl ClaimsText {
 struct Pairs<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Pairs<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, Misread> {
         if bytes.len() > BYTES_MAX {
-            return Err(format!("it is longer than {BYTES_MAX} bytes"));
+            return Err(format!("it is longer than {BYTES_MAX} bytes").into());
         }
         let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
         let pairs = Self(text.lines().filter_map(|line| line.split_once('=')).collect());
         match pairs.one("hugeshm")? {
             "1" => Ok(pairs),
-            version => Err(format!("it is of version {version:?}, this program knows 1")),
+            version if version.parse::<u32>().is_ok() => {
+                Err(Misread::Future(format!("it is of version {version}, this program knows 1")))
+            }
+            version => Err(format!("it is of version {version:?}, this program knows 1").into()),
         }
     }
 
@@ -311,7 +346,10 @@ mod tests {
                 .map(|line| format!("{line}\n"))
                 .collect();
             let error = Control::parse(without.as_bytes()).unwrap_err();
-            assert!(error.contains(key), "{key}: {error}");
+            assert!(
+                matches!(&error, Misread::Damaged(what) if what.contains(key)),
+                "{key}: {error}"
+            );
         }
     }
 
@@ -320,7 +358,7 @@ mod tests {
         let replace = |from: &str, to: &str| sample().to_text().replace(from, to);
         for text in [
             String::new(),
-            replace("hugeshm=1", "hugeshm=2"),
+            replace("hugeshm=1", "hugeshm=-"),
             replace("length=4194304", "length=4194305"),
             replace("length=4194304", "length=0"),
             replace("page_size=2097152", "page_size=3"),
@@ -333,6 +371,16 @@ mod tests {
             assert!(Control::parse(text.as_bytes()).is_err(), "{text:.60}");
         }
         assert!(Control::parse(&[0xff; 100]).is_err());
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        for (from, to) in [("hugeshm=1", "hugeshm=2"), ("backing=memfd", "backing=cxl")] {
+            let text = sample().to_text();
+            assert!(text.contains(from), "{text}");
+            let read = Control::parse(text.replace(from, to).as_bytes());
+            assert!(matches!(read, Err(Misread::Future(_))), "{to}: {read:?}");
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<Attached> {
     }
     let mut text = vec![0u8; length as usize];
     socket.read_exact(&mut text).map_err(io)?;
-    let control = Control::parse(&text).map_err(|what| refused(&what))?;
+    let control = Control::parse(&text).map_err(|what| refused(&what.to_string()))?;
     let Ok([data, claims]) = <[OwnedFd; 2]>::try_from(fds) else {
         return Err(refused("it did not come with two descriptors"));
     };

@@ -112,8 +112,11 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
                 destroy(&folder, &found)?;
                 Ok(Some(true))
             }
-            // A damaged control file names nothing that we could trust; collect finds the rest.
-            Err(error) if error.kind() == ErrorKind::Corrupt && only.is_none() => {
+            // One that is not understood names nothing that we could trust; collect finds the rest.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible)
+                    && only.is_none() =>
+            {
                 folder.unlink(&file)?;
                 Ok(Some(true))
             }
@@ -459,7 +462,10 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
             Err(error)
                 if matches!(
                     error.kind(),
-                    ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::NotOurs
+                    ErrorKind::NotFound
+                        | ErrorKind::Corrupt
+                        | ErrorKind::Incompatible
+                        | ErrorKind::NotOurs
                 ) => {}
             Err(error) => return Err(error),
         }

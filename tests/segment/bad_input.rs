@@ -373,7 +373,7 @@ fn damaged_control_files_are_corrupt_and_can_be_replaced_and_removed() {
     let scratch = Scratch::new();
     let d = scratch.domain();
     let long = vec![b'x'; 1 << 20];
-    for bytes in [&b""[..], b"hugeshm=2\n", b"hugeshm=1\n", &[0xff; 64], &long] {
+    for bytes in [&b""[..], b"hugeshm=two\n", b"hugeshm=1\n", &[0xff; 64], &long] {
         for way_out in 0..3 {
             drop(create(&d, "n"));
             fs::write(scratch.control_file("n"), bytes).expect("ours");
