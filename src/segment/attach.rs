@@ -23,6 +23,7 @@
 #![expect(unsafe_code, reason = "a mapping together with its locks is memory as well")]
 
 use crate::error::{BackingKind, Error, ErrorKind, Result, Rung};
+use crate::pages::Mount;
 use crate::region::{self, Backing, FileFacts, Mapping, NodeShare};
 use crate::segment::advice::advise;
 use crate::segment::control::{ClaimsText, Control, Misread};
@@ -45,6 +46,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -470,23 +472,37 @@ fn places(control: &Control) -> Result<Vec<Place>> {
             control.holders.iter().map(|&holder| Place::Holder(holder, file)).collect()
         }
         BackingKind::Hugetlbfs => {
-            let mut paths: Vec<_> = control.folder.iter().map(|dir| dir.join(&file)).collect();
-            // Another mount namespace may see the same file system elsewhere.
-            if let Some(inside) = &control.folder_in_mount {
-                for mount in crate::pages::mounts()? {
-                    if mount.device == control.device
-                        && let Ok(rest) = inside.strip_prefix(&mount.root)
-                    {
-                        paths.push(mount.path.join(rest).join(&file));
-                    }
-                }
-            }
-            paths.dedup();
-            paths.into_iter().map(Place::Path).collect()
+            folders(control)?.into_iter().map(|dir| Place::Path(dir.join(&file))).collect()
         }
         BackingKind::Sysv | BackingKind::Anonymous => Vec::new(),
     };
     Ok(places)
+}
+
+/// The folders in which the data file of a hugetlbfs segment may be.
+pub(crate) fn folders(control: &Control) -> Result<Vec<PathBuf>> {
+    let mounts = crate::pages::mounts()?;
+    let named = control.folder.iter().filter(|dir| is_mount(&mounts, dir)).cloned();
+    let mut folders: Vec<PathBuf> = named.collect();
+    // Another mount namespace may see the same file system elsewhere.
+    if let Some(inside) = &control.folder_in_mount {
+        for mount in mounts.iter().filter(|mount| mount.device == control.device) {
+            let down = |part: Component<'_>| matches!(part, Component::Normal(_));
+            if let Ok(rest) = inside.strip_prefix(&mount.root)
+                && rest.components().all(down)
+            {
+                folders.push(mount.path.join(rest));
+            }
+        }
+    }
+    folders.dedup();
+    Ok(folders)
+}
+
+/// Whether a folder that some file names is one of the hugetlbfs mounts here. Others are not even
+/// looked into: whoever wrote the file may have made them, on a file system that never answers.
+pub(crate) fn is_mount(mounts: &[Mount], folder: &Path) -> bool {
+    mounts.iter().any(|mount| mount.path == folder)
 }
 
 /// Where a control file says its bytes are, in the words of a report.

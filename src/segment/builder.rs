@@ -9,7 +9,8 @@
 //! * B4 hold the data file's shared lock on a description of our own
 //! * B5 write header, tables and objects; the magic number last
 //! * B6 link the data file, named by the identity
-//! * B7 link the control file: the one atomic step that publishes
+//! * B7 let those open the claims file who may write the segment; link the control file: the one
+//!   atomic step that publishes
 //!
 //! Replacing differs in B7 (the control file is moved over the old one) and goes
 //! on: mark the old segment superseded, remove its data and claims.
@@ -438,7 +439,9 @@ impl SegmentBuilder {
         let control = site.control(&backing, data.as_ref())?;
         let held = Held::new(mapping, data, site.claims.take());
         let attached = self.furnish(domain, folder.place()?, site.identity, held, backing)?;
-        site.publish(&control, old.is_some())?;
+        if let Some(claims) = &attached.held.claims {
+            site.publish(&control, claims, old.is_some())?;
+        }
         if let Some(Some(old)) = old {
             life::mark(folder, &old, SUPERSEDED);
             // What cannot be removed now is found by collect.
@@ -627,7 +630,8 @@ impl<'a> Site<'a> {
             identity,
             intents: Vec::new(),
         };
-        let claims = LockFd::open(|| folder.create_unnamed(claims_mode(mode), &text.to_text()))?;
+        // Nobody else may write into it before the header says whose memory it is: see `publish`.
+        let claims = LockFd::open(|| folder.create_unnamed(0o600, &text.to_text()))?;
         locks::try_lock(claims.as_fd(), Mode::Shared, LOCK_LIFE, 1)
             .map_err(|errno| Error::system(OPERATION, name, errno))?;
         folder.link(&claims, &names::claims_file(identity))?;
@@ -708,11 +712,14 @@ impl<'a> Site<'a> {
     }
 
     /// B6 and B7: names for the data and, last, for the segment.
-    fn publish(mut self, control: &Control, over: bool) -> Result<()> {
+    fn publish(mut self, control: &Control, claims: &LockFd, over: bool) -> Result<()> {
         if let Some(object @ Object::File { dir: Some(_), .. }) = &self.object {
             region::link(object, &names::data_file(self.identity))?;
             self.data_linked = true;
         }
+        // From here on what stands in the claims file is only believed together with the header.
+        crate::sys::file::set_mode(claims.as_fd(), claims_mode(self.mode))
+            .map_err(|errno| Error::system(OPERATION, &*self.text.name, errno))?;
         let mode = 0o600 | (self.mode & 0o044);
         let fd: OwnedFd = self.folder.create_unnamed(mode, &control.to_text())?;
         let file = names::control_file(&control.domain, &control.name);

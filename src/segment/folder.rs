@@ -38,6 +38,8 @@ pub(crate) struct Folder {
 pub(crate) struct FileIs {
     pub uid: u32,
     pub links: u64,
+    /// Permission bits.
+    pub mode: u32,
 }
 
 impl Folder {
@@ -139,7 +141,7 @@ impl Folder {
     pub(crate) fn facts(&self, fd: impl AsFd, file: &str) -> Result<FileIs> {
         let stat = nix::sys::stat::fstat(fd)
             .map_err(|errno| Error::system("stat", self.object(file), errno))?;
-        Ok(FileIs { uid: stat.st_uid, links: stat.st_nlink })
+        Ok(FileIs { uid: stat.st_uid, links: stat.st_nlink, mode: stat.st_mode & 0o777 })
     }
 
     /// Reads a small file whole; longer ones are cut one byte past the limit, which parsers refuse.

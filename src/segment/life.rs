@@ -139,17 +139,21 @@ pub(crate) fn mark(folder: &Folder, found: &Found, value: u64) {
             region::map_file(fd.as_fd(), control.length, true, control.page_size, false)
         }
     };
-    let Ok(mapping) = mapping else { return };
+    if let Some(view) = mapping.ok().and_then(|mapping| header_holds(mapping, control.identity)) {
+        // The word is among the frozen ones: it means the same in every version.
+        view.word64(offset_of!(HeaderRaw, superseded)).store(value, Ordering::Release);
+    }
+}
+
+/// The mapped bytes, if they are a segment with this identity.
+fn header_holds(mapping: region::Mapping, wanted: Identity) -> Option<View> {
     if mapping.len() < size_of::<HeaderRaw>() {
-        return;
+        return None;
     }
     let view = View::new(Arc::new(mapping) as Arc<dyn Memory>);
     let mut identity = [0u8; 16];
     view.read(offset_of!(HeaderRaw, identity), &mut identity);
-    if view.word64(0).load(Ordering::Acquire) == MAGIC && identity == control.identity.0 {
-        // The word is among the frozen ones: it means the same in every version.
-        view.word64(offset_of!(HeaderRaw, superseded)).store(value, Ordering::Release);
-    }
+    (view.word64(0).load(Ordering::Acquire) == MAGIC && identity == wanted.0).then_some(view)
 }
 
 /// Removes data and claims of a segment whose control file is gone or about to go.
@@ -199,17 +203,7 @@ fn unlink_data(folder: &Folder, control: &Control, owner: u32) -> Result<()> {
     match control.backing {
         BackingKind::Tmpfs => folder.unlink(&names::data_file(control.identity)),
         BackingKind::Hugetlbfs => {
-            let mut dirs: Vec<_> = control.folder.iter().cloned().collect();
-            if let Some(inside) = &control.folder_in_mount {
-                for mount in crate::pages::mounts()? {
-                    if mount.device == control.device
-                        && let Ok(rest) = inside.strip_prefix(&mount.root)
-                    {
-                        dirs.push(mount.path.join(rest));
-                    }
-                }
-            }
-            for dir in dirs {
+            for dir in attach::folders(control)? {
                 if unlink_in(&dir, control.identity, owner, Some((control.device, control.inode)))?
                 {
                     break;
@@ -442,8 +436,13 @@ pub(crate) fn collect_half_built(folder: &Folder, report: &mut CollectReport) ->
 /// One claims file: if no name leads to its identity and nobody lives there, all that it announced.
 fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collected>> {
     let file = names::claims_file(identity);
+    let others_write;
     let owner = match folder.open_file(&file, false) {
-        Ok(fd) => folder.facts(fd, &file)?.uid,
+        Ok(fd) => {
+            let facts = folder.facts(fd, &file)?;
+            others_write = facts.mode & 0o022 != 0;
+            facts.uid
+        }
         Err(_) => return Ok(None), // gone, or not ours to open
     };
     if !may_remove(owner) {
@@ -476,10 +475,15 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     let mut sysv_ids = Vec::new();
     let intents = text.as_ref().map_or(&[][..], |text| &text.intents);
     let mut dirs = vec![folder.path()];
+    let mounts = crate::pages::mounts()?;
     for intent in intents {
         match intent {
-            Intent::Hugetlbfs(dir) => dirs.push(dir),
+            Intent::Hugetlbfs(dir) if attach::is_mount(&mounts, dir) => dirs.push(dir),
+            Intent::Hugetlbfs(_) => {}
             Intent::Sysv(key) => match sysv::find(*key).and_then(|id| Ok((id, sysv::facts(id)?))) {
+                // A key that another may have written leads only to what says that it is ours; it
+                // does as soon as others may write the claims file.
+                Ok((id, _)) if others_write && !sysv_holds(id, identity) => {}
                 Ok((_, facts)) if facts.uid == owner && facts.attached > 0 => return Ok(None),
                 Ok((id, facts)) if facts.uid == owner => {
                     bytes += facts.length;
@@ -509,6 +513,13 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     folder.unlink(&file)?;
     let name = text.map(|text| text.name).unwrap_or_default();
     Ok(Some(Collected { name, identity, what: "half-built segment", bytes }))
+}
+
+/// Whether the header in a SysV segment has this identity.
+fn sysv_holds(id: i32, identity: Identity) -> bool {
+    let Ok(facts) = sysv::facts(id) else { return false };
+    let Ok(mapping) = region::map_sysv(id, facts.length, false) else { return false };
+    header_holds(mapping, identity).is_some()
 }
 
 enum LockedFile {
