@@ -273,9 +273,12 @@ fn usage(folder: &Folder, found: &Found) -> (Usage, Option<String>) {
         Ok(_) if claimed => (Usage::InUse, None),
         Ok(_) if claims.is_some() => (Usage::Unused, None),
         Ok(_) => (Usage::Unknown, None),
+        // Bytes that this process does not find, or may not see, may be held by others all the same.
+        Err(error) if claimed => {
+            let denied = error.kind() == ErrorKind::PermissionDenied;
+            (Usage::InUse, (!denied).then(|| error.to_string()))
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => (Usage::Unknown, None),
-        // Bytes that this process does not find may be held by others all the same.
-        Err(error) if claimed => (Usage::InUse, Some(error.to_string())),
         Err(error)
             if error.kind() == ErrorKind::NotFound
                 && !life::in_sight(&found.control).unwrap_or(false) =>
