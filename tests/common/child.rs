@@ -10,8 +10,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-const ROLE: &str = "HUGESHM_TEST_ROLE";
-const ARGUMENTS: &str = "HUGESHM_TEST_ARGUMENTS";
+/// The variable that names the role of a child.
+pub const ROLE: &str = "HUGESHM_TEST_ROLE";
+/// The variable with its arguments, one in a line.
+pub const ARGUMENTS: &str = "HUGESHM_TEST_ARGUMENTS";
 /// The user that owns nothing.
 pub const NOBODY: u32 = 65534;
 
