@@ -56,8 +56,9 @@ fn store(
     assert!(offset.is_multiple_of(8) && offset < 2 << 20);
     // SAFETY: a new mapping at an address of the kernel's choice.
     let at = unsafe { nix::sys::mman::mmap(None, length, rights, flags, file, 0) }.expect("a page");
+    let place = at.cast::<u64>().as_ptr().wrapping_add(offset as usize / 8);
     // SAFETY: the word lies inside of what was mapped, and at a multiple of its size.
-    unsafe { at.cast::<u64>().add(offset as usize / 8).write_volatile(word) };
+    unsafe { place.write_volatile(word) };
     // SAFETY: it was made above, whole, and nothing refers to it.
     unsafe { nix::sys::mman::munmap(at, length.get()) }.expect("ours");
 }
@@ -72,6 +73,9 @@ const FROZEN_REST: u64 = 160;
 const TAIL: u64 = 4088;
 const FEATURE: u64 = 1 << 40;
 
+/// Words of a header, and whether it can then be opened to write and to read.
+type Case<'a> = (&'a [(u64, u64)], bool, bool);
+
 #[test]
 fn every_version_is_opened_as_far_as_it_allows_and_listed_removed_and_collected() {
     let _quiet = Quiet::begin();
@@ -81,8 +85,7 @@ fn every_version_is_opened_as_far_as_it_allows_and_listed_removed_and_collected(
     let pool = pages(M2, 2);
     let places = [None, mount.as_ref().zip(pool.as_ref()).map(|(mount, _)| mount.path())];
     let version = |major: u64, minor: u64| (VERSION, HEADER_BYTES | minor << 16 | major);
-    // The words, and whether it can be opened to write and to read.
-    let cases: [(&[(u64, u64)], bool, bool); 10] = [
+    let cases: [Case; 10] = [
         (&[version(1, 7)], true, true),
         (&[version(2, 0)], false, false),
         (&[version(0, 9)], false, false),

@@ -84,9 +84,7 @@ pub const ALL: [Kind; 15] = [
             rx.read().unwrap().release();
             rx.read().unwrap().hold();
             // And one that is written and not committed.
-            let mut reserved = tx.reserve(64).unwrap();
-            reserved.write_at(0, b"nobody may see this").unwrap();
-            std::mem::forget(reserved);
+            tx.reserve(64).unwrap().write_at(0, b"nobody may see this").unwrap();
             Box::new((tx, rx))
         },
         go_on: |s| {
@@ -228,7 +226,7 @@ pub const ALL: [Kind; 15] = [
             let mut caller = s.caller::<u64, u64>("o").unwrap();
             caller.start(41).unwrap();
             let mut server = s.server::<u64, u64>("o").unwrap();
-            std::mem::forget(server.recv().unwrap());
+            assert_eq!(server.recv().unwrap().value(), 41);
             Box::new((caller, server))
         },
         go_on: served,
