@@ -7,7 +7,7 @@ use crate::common::machine::{PrivateMount, pages};
 use crate::common::{self, M2, Quiet, Scratch, is_root};
 use crate::visitors::{OTHER, on};
 use hugeshm::pages::MountOptions;
-use hugeshm::{Domain, Segment};
+use hugeshm::{Domain, ErrorKind, Segment};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use std::fs;
@@ -301,6 +301,15 @@ fn what_another_user_names_of_root_stays_as_it_is_on_every_backing() {
                 fs::write(&path, &forged).expect("root");
                 chown(&path, Some(NOBODY), Some(NOBODY)).expect("root");
             });
+        }
+        // What is not the writer's is not opened by his name, whoever asks.
+        let path = scratch.control_file("evil");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, &renamed).expect("root");
+        chown(&path, Some(NOBODY), Some(NOBODY)).expect("root");
+        for opened in [domain.open("evil"), domain.open_read_only("evil")] {
+            let error = opened.map(drop).expect_err("it belongs to another");
+            assert_eq!(error.kind(), ErrorKind::NotOurs, "{kind}: {error}");
         }
         tries += everything(&domain, &|| {
             let path = scratch.control_file("evil");
