@@ -201,12 +201,15 @@ fn objects_of_an_unknown_kind_are_shown_and_left_alone_and_the_others_work() {
         }
         // A new object goes behind them all, and touches none.
         let segment = domain.open("n").expect("compatible");
-        let (start, length) = (word(entry + 24), word(entry + 32) + word(entry + 48));
+        let last = entry + 512;
+        patch(&data, &[(last + 8, 1 << 32 | kind)]);
+        // From the first word of the one to the last byte of the other.
+        let (start, end) = (word(entry + 24), word(last + 40) + word(last + 48));
         let before = fs::read(&data).expect("ours");
         segment.add_ring("added", TypedRing::<u64>::new(4)).expect("room");
         segment.producer::<u64>("added").expect("free").push(1).expect("room");
         let after = fs::read(&data).expect("ours");
-        let own = start as usize..(start + length) as usize;
+        let own = start as usize..end as usize;
         assert_eq!(before[own.clone()], after[own]);
         drop(segment);
         domain.remove("n").expect("ours");
