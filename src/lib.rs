@@ -3,6 +3,7 @@
 
 mod error;
 mod size;
+mod sync;
 
 mod call;
 mod ladder;

@@ -30,10 +30,11 @@
 
 mod slots;
 
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -156,6 +157,7 @@ impl View {
 
     /// Loads the 64-bit word at `offset` once.
     #[inline]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load64(&self, offset: usize, order: Ordering) -> u64 {
         #[cfg(test)]
         steps::loads();
@@ -164,6 +166,7 @@ impl View {
 
     /// Stores the 64-bit word at `offset`. Tests may stop the world behind each such store.
     #[inline]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn store64(&self, offset: usize, value: u64, order: Ordering) {
         assert!(self.writable, "write through a read-only window");
         self.word64(offset).store(value, order);
@@ -333,6 +336,7 @@ impl Word64 {
 
     /// Loads it once. Tests may meddle before each such load.
     #[inline]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         #[cfg(test)]
         steps::loads();
@@ -341,6 +345,7 @@ impl Word64 {
 
     /// Stores it. Tests may stop the world behind each such store.
     #[inline]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         self.word().store(value, order);
         #[cfg(test)]
@@ -379,6 +384,7 @@ pub(crate) struct Look64(Word64);
 impl Look64 {
     /// Loads it once. Tests may meddle before each such load.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         self.0.load(order)
     }
@@ -579,12 +585,14 @@ pub(crate) struct BlockReader {
 impl BlockReader {
     /// Loads the word of the block at the cursor.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         self.cursor.block().load(order)
     }
 
     /// Loads the word of block number `index`, counted round and round, and its lap; divides, for
     /// slow paths only.
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load_at(&self, index: u64, order: Ordering) -> (u64, u64) {
         let walk = self.cursor.walk_from(index);
         (walk.block().load(order), walk.lap())
@@ -656,6 +664,7 @@ impl<'a> Block<'a> {
 
     /// Loads the block's word once. Tests may meddle before each such load.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         #[cfg(test)]
         steps::loads();
@@ -664,6 +673,7 @@ impl<'a> Block<'a> {
 
     /// Stores the block's word. Tests may stop the world behind each such store.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         self.word().store(value, order);
         #[cfg(test)]
@@ -1100,6 +1110,8 @@ mod heap {
 
     impl Drop for Heap {
         fn drop(&mut self) {
+            #[cfg(hugeshm_loom)]
+            crate::sync::modelled::leave(self.base.as_ptr());
             // SAFETY: allocated in `new` with this layout, freed once.
             unsafe { dealloc(self.base.as_ptr(), self.layout) }
         }
@@ -1119,6 +1131,26 @@ mod heap {
         /// `len` zeroed bytes of private memory, aligned to 4096.
         pub(crate) fn heap(len: usize) -> Self {
             Self::new(Arc::new(Heap::new(len, true)))
+        }
+
+        /// Control words of the model that runs: of each 128 bytes the first `used`, and the
+        /// others are left alone.
+        #[cfg(hugeshm_loom)]
+        pub(crate) fn modelled_control(len: usize, used: usize) -> Self {
+            Self::modelled(len, used, true)
+        }
+
+        /// A payload of the model that runs, in words of 64 bits.
+        #[cfg(hugeshm_loom)]
+        pub(crate) fn modelled_payload(len: usize) -> Self {
+            Self::modelled(len, 128, false)
+        }
+
+        #[cfg(hugeshm_loom)]
+        fn modelled(len: usize, used: usize, small: bool) -> Self {
+            let heap = Heap::new(len, true);
+            crate::sync::modelled::enter(heap.base.as_ptr(), len, used, small);
+            Self::new(Arc::new(heap))
         }
 
         /// The same, read-only.

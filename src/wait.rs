@@ -87,6 +87,8 @@ mod asleep;
 mod calls;
 mod crowd;
 mod doorbell;
+#[cfg(all(test, hugeshm_loom))]
+pub(crate) mod modelling;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -95,11 +97,12 @@ pub(crate) use calls::endpoint_calls;
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
 use crate::stats::StatsWriter;
+use crate::sync::{AtomicBool, AtomicU32, fence};
 use crate::sys::{futex, membarrier};
 use crate::view::{View, Word32};
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence, fence};
+use core::sync::atomic::{AtomicU64, compiler_fence};
 use core::time::Duration;
 use nix::errno::Errno;
 use std::sync::Arc;

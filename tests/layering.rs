@@ -8,6 +8,7 @@ fn floors() -> BTreeMap<&'static str, u32> {
     BTreeMap::from([
         ("error", 0),
         ("size", 0),
+        ("sync", 0),
         ("sys", 1),
         ("view", 1),
         ("pages", 2),

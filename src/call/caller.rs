@@ -5,6 +5,7 @@
 use super::endpoint::{AttachError, CALLER_WORDS, FIRST_LOOKS, Parts};
 use super::layout::{BAD_HEADER, HEADER, Lengths, State, next};
 use crate::outcome::CallError;
+use crate::sync::spin_loop;
 use crate::view::BlockCursor;
 use crate::wait::{Port, deadline_after, endpoint_calls, wait_until};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
@@ -220,7 +221,7 @@ impl<Req: NoUninit, Resp: CheckedBitPattern> Caller<Req, Resp> {
             if self.is_over()? {
                 return self.take();
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
         if !self.is_over()? {
             self.wait_until_over(deadline())?;

@@ -107,6 +107,8 @@ pub(crate) mod layout;
 mod open;
 mod server;
 
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 

@@ -7,13 +7,13 @@ use super::layout::{
     BAD_HEADER, BYTES, BYTES_MAX, HEADER, JOURNAL, Lengths, State, next, previous,
 };
 use crate::outcome::ServeError;
+use crate::sync::{fence, spin_loop};
 use crate::view::{BlockCursor, View};
 use crate::wait::{Port, deadline_after, endpoint_calls, wait_until};
 use bytemuck::{CheckedBitPattern, NoUninit, bytes_of};
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering::{Acquire, Release};
-use core::sync::atomic::fence;
 use core::time::Duration;
 use std::time::Instant;
 
@@ -212,7 +212,7 @@ impl<Req: CheckedBitPattern, Resp: NoUninit> Server<Req, Resp> {
             if self.is_there()? {
                 return self.take();
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
         if !self.is_there()? {
             self.wait_for_request(deadline())?;

@@ -8,9 +8,9 @@ use super::layout::{
     ALIGN, FRONT, Form, Geometry, NEWEST, Place, SHORT_MAX, SPARE, VERSION_LIMIT, is_whole,
     place_in_row, unfinished, version_of, whole,
 };
+use crate::sync::{fence, spin_loop};
 use crate::view::View;
 use core::sync::atomic::Ordering::{Acquire, Release};
-use core::sync::atomic::fence;
 
 /// How often a reader begins anew before it gives up: far more often than a writer can overtake
 /// it by chance, and an end to a peer that means to.
@@ -132,7 +132,7 @@ impl Cell {
                 Look::Unfinished(stamp) => Some(stamp),
                 Look::Overtaken => None,
             };
-            core::hint::spin_loop();
+            spin_loop();
         }
         Err(LatestError::Contended)
     }
@@ -161,7 +161,7 @@ impl Cell {
                 }
                 _ => before = Some(newest),
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
         Err(LatestError::Contended)
     }

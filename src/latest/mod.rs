@@ -126,6 +126,8 @@ mod raw;
 mod reader;
 mod writer;
 
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -59,6 +59,8 @@ mod typed;
 
 #[cfg(test)]
 mod bell_tests;
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

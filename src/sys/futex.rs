@@ -6,8 +6,8 @@
 //! the deadline. The clock of the waits lives here too.
 #![expect(unsafe_code, reason = "system calls on a word of shared memory")]
 
+use crate::sync::AtomicU32;
 use core::ptr;
-use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use nix::errno::Errno;
 
@@ -16,6 +16,10 @@ use nix::errno::Errno;
 /// `Ok` when woken; `EAGAIN` when the word held something else, `ETIMEDOUT` when the time has
 /// passed, `EINTR` when a signal came.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> nix::Result<()> {
+    #[cfg(hugeshm_loom)]
+    if crate::sync::modelled::runs() {
+        return crate::sync::modelled::futex_wait(word, expected);
+    }
     let timeout = libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(timeout.subsec_nanos() as i32),
@@ -38,6 +42,10 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> nix::R
 
 /// Wakes up to `count` sleepers on `word`; how many there were.
 pub(crate) fn wake(word: &AtomicU32, count: i32) -> nix::Result<usize> {
+    #[cfg(hugeshm_loom)]
+    if crate::sync::modelled::runs() {
+        return crate::sync::modelled::futex_wake(word, count);
+    }
     // SAFETY: FUTEX_WAKE uses the address of the aligned word as a key; the mapping lives for
     // the borrow of `word`; the other arguments are unused by this operation.
     let result = unsafe {
@@ -111,6 +119,10 @@ pub(crate) fn wait_any<'a>(
 /// Nanoseconds of `CLOCK_MONOTONIC_COARSE`: the same zero for all processes of a boot, steps of
 /// a few milliseconds, no system call.
 pub(crate) fn monotonic_nanos_coarse() -> u64 {
+    #[cfg(hugeshm_loom)]
+    if let Some(now) = crate::sync::modelled::nanos() {
+        return now;
+    }
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel (or the vDSO) writes one timespec into the local.
     let result =

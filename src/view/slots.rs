@@ -5,8 +5,9 @@
 #![expect(unsafe_code, reason = "the one place where mapped bytes are accessed")]
 
 use super::{Message, View};
+use crate::sync::AtomicU64;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 /// How many slots share a line of words: as many as it holds.
 const TOGETHER: usize = 8;
@@ -206,6 +207,7 @@ impl<'a> Slot<'a> {
 
     /// Loads the slot's word once. Tests may meddle before each such load.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         #[cfg(test)]
         super::steps::loads();
@@ -214,6 +216,7 @@ impl<'a> Slot<'a> {
 
     /// Stores the slot's word. Tests may stop the world behind each such store.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         self.word().store(value, order);
         #[cfg(test)]
@@ -223,6 +226,7 @@ impl<'a> Slot<'a> {
     /// Exchanges the slot's word if it is `old`; what it is if not. Tests may meddle before, and
     /// stop the world behind it.
     #[inline(always)]
+    #[cfg_attr(hugeshm_loom, track_caller)]
     pub(crate) fn replace(&self, old: u64, new: u64) -> Result<(), u64> {
         #[cfg(test)]
         super::steps::loads();

@@ -9,11 +9,11 @@
 
 use super::{ASLEEP, End, SLICE, SLICE_REFUSED, SPIN_BUDGET, TURNS_PER_LOOK, WaitMode, Waitable};
 use crate::error::{Error, ErrorKind};
+use crate::sync::{AtomicU32, fence};
 use crate::sys::{futex, membarrier};
 use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, fence};
 use core::time::Duration;
 use nix::errno::Errno;
 use std::sync::Arc;

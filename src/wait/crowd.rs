@@ -57,10 +57,11 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
+use crate::sync::{AtomicBool, AtomicU32, fence};
 use crate::sys::{fifo, futex, membarrier};
 use crate::view::{View, Word32};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, compiler_fence, fence};
+use core::sync::atomic::{AtomicU64, compiler_fence};
 use core::time::Duration;
 use nix::errno::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -34,11 +34,12 @@
 use super::{ASLEEP_IN_POLL, End, Opposite, PeerAt, Port, SLICE, SLICE_REFUSED, TRIES_PER_LOOK};
 use crate::error::{Error, ErrorKind, Result};
 use crate::peer::PeerState;
+use crate::sync::{AtomicU32, fence};
 use crate::sys::{fifo, futex, membarrier};
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -94,6 +94,8 @@ mod records;
 mod sweep;
 mod typed;
 
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 

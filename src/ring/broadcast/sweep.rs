@@ -7,11 +7,11 @@ use super::layout::{
 };
 use crate::peer::PeerState;
 use crate::ring::space::{Room, Wish};
+use crate::sync::fence;
 use crate::sys::futex::monotonic_nanos_coarse;
 use crate::view::{View, Word64};
 use crate::wait::{Link, PeerAt};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::fence;
 
 /// How often the one that is ahead is looked for, in glances.
 const GLANCES: u32 = 64;

@@ -9,13 +9,13 @@ use crate::ring::error::{AttachError, Corruption, RecvError, is_there};
 use crate::ring::layout::MESSAGES_MAX;
 use crate::ring::position::{SlotGeometry, check_unfilled, count_in, header_word};
 use crate::stats::{Stats, StatsWriter};
+use crate::sync::fence;
 use crate::view::{BlockReader, Look64, View};
 use crate::wait::{Port, Waitable, Waits, deadline_after, doorbell_calls, endpoint_calls};
 use bytemuck::CheckedBitPattern;
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::fence;
 use core::time::Duration;
 use std::time::Instant;
 

@@ -76,6 +76,8 @@ mod layout;
 mod open;
 mod producer;
 
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 

@@ -128,6 +128,8 @@ mod receiver;
 
 #[cfg(test)]
 mod model;
+#[cfg(all(test, hugeshm_loom))]
+mod models;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
