@@ -64,7 +64,8 @@ pub fn unreached<'a>(reached: impl Iterator<Item = &'a String>) -> io::Result<Ve
     let mut lines = BTreeSet::new();
     for place in reached {
         let mut parts = place.split([':', ' ']);
-        if let (Some(file), Some(Ok(line))) = (parts.next(), parts.next().map(str::parse::<usize>)) {
+        if let (Some(file), Some(Ok(line))) = (parts.next(), parts.next().map(str::parse::<usize>))
+        {
             lines.extend((line..line + 5).map(|line| (file.to_owned(), line)));
         }
     }
@@ -74,7 +75,10 @@ pub fn unreached<'a>(reached: impl Iterator<Item = &'a String>) -> io::Result<Ve
     let mut found = Vec::new();
     for path in files {
         let file = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
-        if ["test", "model", "src/sync", "src/region", "src/pages"].iter().any(|no| file.contains(no)) {
+        if ["test", "model", "src/sync", "src/region", "src/pages"]
+            .iter()
+            .any(|no| file.contains(no))
+        {
             continue;
         }
         let text = std::fs::read_to_string(&path)?;
