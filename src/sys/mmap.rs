@@ -53,33 +53,30 @@ impl Mapped {
     /// `len` must be a whole number of the object's pages: the kernel would round
     /// up by itself, and the `munmap` of the shorter length would then fail.
     pub(crate) fn new(source: Source<'_>, len: usize) -> nix::Result<Self> {
-        // SAFETY: no address is asked for, so nothing that exists is replaced.
-        unsafe { map(source, None, len) }
+        map(source, None, len)
     }
 
     /// Maps `len` bytes at an address that is a multiple of `align`, a power of two.
     ///
-    /// Transparent huge pages form only where address and file offset agree.
+    /// Transparent huge pages form only where address and file offset agree. A place is looked for
+    /// by mapping nothing over a longer range, which is given back before the place is taken, so
+    /// that a refusal leaves nothing behind. Where others take it first all the time, the address
+    /// is the kernel's choice.
     pub(crate) fn aligned(source: Source<'_>, len: usize, align: usize) -> nix::Result<Self> {
+        const ATTEMPTS: usize = 16;
         let span = len.checked_add(align).ok_or(Errno::ENOMEM)?;
-        let nowhere = reserve(span)?;
-        let start = nowhere.base.as_ptr().addr();
-        let place = start.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)?;
-        let head = place - start;
-        let address = NonZeroUsize::new(place).ok_or(Errno::ENOMEM)?;
-        // SAFETY: `[place, place + len)` lies in the reservation, which this function owns and
-        // which nobody else knows.
-        let mapped = unsafe { map(source, Some(address), len) };
-        // On failure the kernel may have taken that part of the reservation away already, and
-        // another thread may have got it: it is left alone, which costs address space only.
-        let nowhere = std::mem::ManuallyDrop::new(nowhere);
-        // SAFETY: `[start, start + head)` belongs to the reservation, which is forgotten.
-        unsafe { unmap(nowhere.base, head) };
-        // SAFETY: `head + len` is at most `span`, the length of the reservation.
-        let behind = unsafe { nowhere.base.add(head + len) };
-        // SAFETY: `[place + len, start + span)` belongs to the reservation, which is forgotten.
-        unsafe { unmap(behind, span - head - len) };
-        mapped
+        for _ in 0..ATTEMPTS {
+            let nowhere = reserve(span)?;
+            let start = nowhere.base.as_ptr().addr();
+            let place = start.checked_next_multiple_of(align).ok_or(Errno::ENOMEM)?;
+            let address = NonZeroUsize::new(place).ok_or(Errno::ENOMEM)?;
+            drop(nowhere);
+            match map(source, Some(address), len) {
+                Err(Errno::EEXIST) => {}
+                answer => return answer,
+            }
+        }
+        Self::new(source, len)
     }
 
     /// The first byte.
@@ -110,9 +107,10 @@ fn reserve(len: usize) -> nix::Result<Mapped> {
     Ok(Mapped { base: base.cast(), len })
 }
 
-/// # Safety
-/// With an address, the range there must belong to the caller.
-unsafe fn map(source: Source<'_>, at: Option<NonZeroUsize>, len: usize) -> nix::Result<Mapped> {
+/// Maps at an address of the kernel's choice, or at `at`: `EEXIST` if something is there.
+///
+/// Kernels before 4.17 take `at` for a wish.
+fn map(source: Source<'_>, at: Option<NonZeroUsize>, len: usize) -> nix::Result<Mapped> {
     let (writable, sharing, fd) = match source {
         Source::File { fd, writable } => (writable, libc::MAP_SHARED, fd.as_raw_fd()),
         Source::Anonymous { huge } => {
@@ -123,9 +121,9 @@ unsafe fn map(source: Source<'_>, at: Option<NonZeroUsize>, len: usize) -> nix::
         }
     };
     let prot = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-    let fixed = if at.is_some() { libc::MAP_FIXED } else { 0 };
+    let fixed = if at.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
     let address = std::ptr::without_provenance_mut::<c_void>(at.map_or(0, NonZeroUsize::get));
-    // SAFETY: `mmap` only touches the address space; with `MAP_FIXED` the caller owns the range.
+    // SAFETY: `mmap` only touches the address space, and none of the flags replaces what is there.
     let base = unsafe { libc::mmap(address, len, prot, sharing | fixed, fd, 0) };
     if base == libc::MAP_FAILED {
         return Err(Errno::last());
