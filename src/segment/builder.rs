@@ -454,7 +454,7 @@ impl SegmentBuilder {
     /// A segment that only its descriptors lead to.
     fn build_unnamed(&self, length: u64) -> Result<Segment> {
         let failed = |errno| Error::system(OPERATION, &*self.name, errno);
-        if self.backings != [BackingKind::Memfd] {
+        if self.backings.iter().any(|kind| *kind != BackingKind::Memfd) {
             return Err(Error::new(ErrorKind::InvalidArgument, OPERATION, &*self.name)
                 .detail("a segment without a name is a memfd")
                 .remedy("leave the kind of object out"));
