@@ -20,12 +20,12 @@ use crate::segment::folder::Folder;
 use crate::segment::layout::LOCK_LIFE;
 use crate::segment::names;
 use crate::sys::locks::{self, Mode};
-use crate::sys::memfd;
 use crate::sys::process::{self, LockFd};
+use crate::sys::{memfd, rights};
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<Attached> {
     let failed = |errno| Error::system(OPERATION, "socket", errno);
     let refused = |what: &str| Error::new(ErrorKind::NotOurs, OPERATION, "socket").detail(what);
     let mut head = [0u8; 16];
-    let (count, fds) = receive_head(socket, &mut head).map_err(failed)?;
+    let (count, fds) = rights::receive(socket.as_fd(), &mut head).map_err(failed)?;
     if count == 0 {
         return Err(refused("the other end closed the socket without sending a segment"));
     }
@@ -114,35 +114,6 @@ pub(crate) fn receive(socket: &UnixStream) -> Result<Attached> {
         return Err(refused("it did not come with two descriptors"));
     };
     attach_received(&control, data, claims)
-}
-
-fn receive_head(socket: &UnixStream, head: &mut [u8; 16]) -> nix::Result<(usize, Vec<OwnedFd>)> {
-    // Room for as many as one message can carry (SCM_MAX_FD), so that every surplus one is seen,
-    // owned and closed; what a short buffer cuts off is reported as an error without the rest.
-    let mut space = nix::cmsg_space!([RawFd; 253]);
-    loop {
-        let mut iov = [IoSliceMut::new(head)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags) {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(message) => {
-                let mut fds = Vec::new();
-                for item in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(raw) = item {
-                        fds.extend(raw.into_iter().map(own));
-                    }
-                }
-                return Ok((message.bytes, fds));
-            }
-        }
-    }
-}
-
-#[expect(unsafe_code, reason = "the kernel hands descriptors over as plain numbers")]
-fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg installed this descriptor in our table just now; nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn attach_received(control: &Control, data: OwnedFd, claims: OwnedFd) -> Result<Attached> {

@@ -17,5 +17,6 @@ pub(crate) mod mount;
 pub(crate) mod pagemap;
 pub(crate) mod probe;
 pub(crate) mod process;
+pub(crate) mod rights;
 pub(crate) mod sysv;
 pub(crate) mod text;
