@@ -389,6 +389,8 @@ pub(crate) fn open_data(folder: &Folder, found: &Found, write: bool) -> Result<D
                     facts.uid, facts.ino, facts.fs_magic
                 )));
             }
+            // What cannot be opened for want of descriptors or memory is not gone.
+            Err(error) if error.kind() == ErrorKind::NoSpace => return Err(error),
             Err(error) => {
                 if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotOurs) {
                     denied = Some(error);
@@ -680,11 +682,16 @@ fn open_claims(folder: &Folder, identity: Identity) -> Result<Claims> {
 }
 
 /// The intents recorded in a claims file, where it can be read and understood.
-pub(crate) fn read_claims(folder: &Folder, identity: Identity) -> Option<ClaimsText> {
+///
+/// An error only for want of descriptors or memory, which says nothing about the file.
+pub(crate) fn read_claims(folder: &Folder, identity: Identity) -> Result<Option<ClaimsText>> {
     let file = names::claims_file(identity);
-    let fd = folder.open_file(&file, false).ok()?;
-    let text = ClaimsText::parse(&folder.read(fd, &file).ok()?).ok()?;
-    (text.identity == identity).then_some(text)
+    let bytes = folder.open_file(&file, false).and_then(|fd| folder.read(fd, &file));
+    let text = match bytes {
+        Err(error) if error.kind() == ErrorKind::NoSpace => return Err(error),
+        bytes => bytes.ok().and_then(|bytes| ClaimsText::parse(&bytes).ok()),
+    };
+    Ok(text.filter(|text| text.identity == identity))
 }
 
 /// What the header records of the rung, for creators.

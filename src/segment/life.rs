@@ -129,7 +129,7 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
 /// Tells those who are attached that the name no longer leads to them; as far as it can be reached.
 pub(crate) fn mark(folder: &Folder, found: &Found, value: u64) {
     let control = &found.control;
-    if speaks_of_another(folder, control) {
+    if !matches!(speaks_of_another(folder, control), Ok(false)) {
         return;
     }
     let Ok(data) = attach::open_data(folder, found, true) else { return };
@@ -159,7 +159,7 @@ fn header_holds(mapping: region::Mapping, wanted: Identity) -> Option<View> {
 /// Removes data and claims of a segment whose control file is gone or about to go.
 pub(crate) fn destroy(folder: &Folder, found: &Found) -> Result<()> {
     let control = &found.control;
-    if speaks_of_another(folder, control) {
+    if speaks_of_another(folder, control)? {
         return Ok(());
     }
     match attach::open_data(folder, found, false) {
@@ -187,9 +187,9 @@ fn unlink_claims(folder: &Folder, found: &Found) -> Result<()> {
 }
 
 /// Whether the claims file says that the identity in a control file belongs to another name.
-fn speaks_of_another(folder: &Folder, control: &Control) -> bool {
-    attach::read_claims(folder, control.identity)
-        .is_some_and(|text| text.domain != control.domain || text.name != control.name)
+fn speaks_of_another(folder: &Folder, control: &Control) -> Result<bool> {
+    Ok(attach::read_claims(folder, control.identity)?
+        .is_some_and(|text| text.domain != control.domain || text.name != control.name))
 }
 
 fn remove_sysv(id: i32, name: &str) -> Result<()> {
@@ -451,7 +451,7 @@ fn collect_claims(folder: &Folder, identity: Identity) -> Result<Option<Collecte
     // The creator holds the life byte until the name is linked. Having it to ourselves, we know
     // that he is dead, and whether he got that far; no name needs to be locked for that.
     let Some(Some(_claims)) = lock_claims(folder, identity)? else { return Ok(None) };
-    let text = attach::read_claims(folder, identity);
+    let text = attach::read_claims(folder, identity)?;
     if let Some(text) = &text {
         let domain = Domain::in_folder(&*text.domain, folder.path())?;
         match attach::find(folder, &domain, &text.name) {
