@@ -188,6 +188,9 @@ pub enum RefusalCode {
     NodeTooSmall,
     /// The kernel lacks the call or the flag.
     KernelTooOld,
+    /// A limit of this process stands in the way: its address space (`RLIMIT_AS`), its mappings
+    /// (`vm.max_map_count`) or the size of its files (`RLIMIT_FSIZE`).
+    ProcessLimit,
     /// Any other error of the kernel.
     System,
 }
@@ -210,6 +213,7 @@ impl RefusalCode {
             Self::Waste => "waste",
             Self::NodeTooSmall => "node-too-small",
             Self::KernelTooOld => "kernel-too-old",
+            Self::ProcessLimit => "process-limit",
             Self::System => "system",
         }
     }
@@ -339,9 +343,12 @@ impl Error {
             Errno::EACCES | Errno::EPERM | Errno::EROFS => ErrorKind::PermissionDenied,
             Errno::ENOENT => ErrorKind::NotFound,
             Errno::EEXIST => ErrorKind::AlreadyExists,
-            Errno::ENOMEM | Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE => {
-                ErrorKind::NoSpace
-            }
+            Errno::ENOMEM
+            | Errno::ENOSPC
+            | Errno::EDQUOT
+            | Errno::EFBIG
+            | Errno::EMFILE
+            | Errno::ENFILE => ErrorKind::NoSpace,
             Errno::ENOSYS | Errno::EOPNOTSUPP => ErrorKind::Unsupported,
             Errno::ETIMEDOUT => ErrorKind::TimedOut,
             _ => ErrorKind::System,

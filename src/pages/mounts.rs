@@ -233,6 +233,13 @@ pub fn tmpfs_at(path: &Path) -> Option<Tmpfs> {
     })
 }
 
+/// What `nr_inodes=` allows on the file system mounted at `path`, the last of those mounted there.
+pub(crate) fn files_allowed(path: &Path) -> Option<u64> {
+    let table = mount_table().ok()?;
+    let line = parse_mount_table(&table).filter(|line| line.path() == path).last()?;
+    line.option_value("nr_inodes").and_then(text::parse_number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

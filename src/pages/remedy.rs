@@ -193,7 +193,8 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
                 .to_owned()
         }
         (RefusalCode::MountQuota, Place::Machine) => format!(
-            "hugeshm collect, or a mount without quota: hugeshm mount {size} /dev/hugepages-{size}"
+            "hugeshm collect, or a mount without size= and nr_inodes=: hugeshm mount {size} \
+             /dev/hugepages-{size}"
         ),
         (RefusalCode::MountQuota, Place::Container) => {
             "hugeshm collect, or a mount with a larger quota on the host".to_owned()
@@ -239,7 +240,9 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
         (RefusalCode::NodeTooSmall, _) => {
             format!("on the host: hugeshm reserve {size} {missing} --add --node {node}")
         }
-        (RefusalCode::MemoryLimit, place) => small_words(RefusalCode::MemoryLimit, place),
+        (code @ (RefusalCode::MemoryLimit | RefusalCode::ProcessLimit), place) => {
+            small_words(code, place)
+        }
         _ => String::new(),
     }
 }
@@ -247,8 +250,8 @@ fn huge_words(code: RefusalCode, size: PageSize, facts: &Facts) -> String {
 fn small_words(code: RefusalCode, place: Place) -> String {
     let text = match (code, place) {
         (RefusalCode::MemoryLimit, Place::Machine) => {
-            "free memory, raise memory.max of this cgroup, or enlarge the tmpfs: mount -o \
-             remount,size=SIZE /dev/shm"
+            "free memory, raise memory.max (version 1: memory.limit_in_bytes) of this cgroup, or \
+             enlarge the tmpfs: mount -o remount,size=SIZE /dev/shm"
         }
         (RefusalCode::MemoryLimit, Place::Container) => {
             "docker run --shm-size SIZE, and --memory SIZE"
@@ -263,7 +266,19 @@ fn small_words(code: RefusalCode, place: Place) -> String {
         (RefusalCode::ThpUnavailable, _) => {
             "on the host: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"
         }
-        (RefusalCode::MountQuota, _) => "hugeshm collect, or a larger tmpfs",
+        (RefusalCode::MountQuota, _) => {
+            "hugeshm collect, or a tmpfs with a larger size= or nr_inodes="
+        }
+        (RefusalCode::ProcessLimit, Place::Machine) => {
+            "raise the limit that is named: ulimit -v, ulimit -f, or sysctl vm.max_map_count"
+        }
+        (RefusalCode::ProcessLimit, Place::Container) => {
+            "docker run --ulimit as=BYTES or fsize=BYTES, or on the host: sysctl vm.max_map_count"
+        }
+        (RefusalCode::ProcessLimit, Place::Pod) => {
+            "raise the limit that is named in the image's entry point, or on the node: sysctl \
+             vm.max_map_count"
+        }
         _ => "",
     };
     text.to_owned()

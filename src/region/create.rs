@@ -11,6 +11,7 @@ use crate::error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result, 
 use crate::ladder::{Decision, Lifetime, PagePolicy, Step, Wanted, plan};
 use crate::numa::{self, Placement};
 use crate::size::format_bytes;
+use crate::sys::limits;
 use crate::sys::mmap::Source;
 use std::os::fd::BorrowedFd;
 
@@ -92,6 +93,8 @@ fn check(operation: &'static str, name: &str, length: u64, placement: &Placement
         return Err(Error::new(ErrorKind::InvalidSize, operation, name)
             .detail("a mapping of no bytes can not be made"));
     }
+    // Without any, pools, limits and settings could not be read and would count as absent.
+    limits::check_descriptors().map_err(|errno| Error::system(operation, name, errno))?;
     let nodes = match placement {
         Placement::Bind(nodes) | Placement::Interleave(nodes) => nodes.clone(),
         Placement::Preferred(node) => numa::NodeSet::from(*node),

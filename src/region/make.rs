@@ -64,6 +64,9 @@ impl Maker<'_> {
         let shown = path.display().to_string();
         let dir = match file::open_dir(&path) {
             Ok(dir) => dir,
+            Err(errno) if no_descriptor(errno) => {
+                return Err(Error::system(OPERATION, shown, errno));
+            }
             Err(errno) if step.backing == BackingKind::Hugetlbfs => {
                 return Ok(Err(refuse(step, RefusalCode::MountNotWritable, "open")
                     .errno(errno)
@@ -78,6 +81,9 @@ impl Maker<'_> {
         self.announce(step, Some(&path), None)?;
         let fd = match file::create_unnamed(dir.as_fd()) {
             Ok(fd) => fd,
+            Err(errno) if no_descriptor(errno) => {
+                return Err(Error::system(OPERATION, shown, errno));
+            }
             Err(errno) => return Ok(Err(refuse_file(step, &shown, dir.as_fd(), errno))),
         };
         file::set_mode(fd.as_fd(), self.request.mode)
@@ -115,6 +121,9 @@ impl Maker<'_> {
         let huge = matches!(step.rung, Rung::Huge(_)).then_some(step.page);
         let fd = match memfd::create("hugeshm", huge) {
             Ok(fd) => fd,
+            Err(errno) if no_descriptor(errno) => {
+                return Err(Error::system(OPERATION, self.request.name, errno));
+            }
             Err(errno) => {
                 let failure = self.failure(step, "memfd_create", errno, None, false);
                 return Ok(Err(failure.refusal()));
@@ -202,9 +211,15 @@ impl Maker<'_> {
                 (RefusalCode::ShmLimit, format!("needs {length} bytes, kernel.shmmax is {most}"))
             }
             Errno::ENOSPC => {
-                let (ids, all) = (shown(limits.shmmni), shown(limits.shmall));
+                let used = sysv::usage().unwrap_or_default();
                 let numbers = format!(
-                    "needs {length} bytes, kernel.shmmni is {ids}, kernel.shmall is {all} pages"
+                    "needs 1 segment of {} base pages; {} of {} segments (kernel.shmmni) and {} of \
+                     {} pages (kernel.shmall) are taken",
+                    numbers::base_page().pages_for(length),
+                    used.segments,
+                    shown(limits.shmmni),
+                    used.pages,
+                    shown(limits.shmall)
                 );
                 (RefusalCode::ShmLimit, numbers)
             }
@@ -240,6 +255,11 @@ impl Maker<'_> {
     }
 }
 
+/// Whether this process or the machine has no descriptor left, which is no matter of pages.
+fn no_descriptor(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE)
+}
+
 /// Why an unnamed file could not be made.
 fn refuse_file(step: &Step, shown: &str, dir: BorrowedFd<'_>, errno: Errno) -> Refusal {
     let (code, numbers) = match errno {
@@ -247,10 +267,7 @@ fn refuse_file(step: &Step, shown: &str, dir: BorrowedFd<'_>, errno: Errno) -> R
             (RefusalCode::MountNotWritable, shown.to_owned())
         }
         Errno::ENOSPC | Errno::EDQUOT => {
-            let numbers = match numbers::files_left(dir) {
-                Some(left) => format!("{shown} has room for {left} more files"),
-                None => format!("{shown} takes no more files"),
-            };
+            let numbers = format!("needs 1 file, {}", numbers::files_left(dir, Path::new(shown)));
             (RefusalCode::MountQuota, numbers)
         }
         Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT => {

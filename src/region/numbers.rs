@@ -10,10 +10,11 @@ use crate::ladder::{Sizes, Step};
 use crate::numa::Placement;
 use crate::pages::{self, LimitKind};
 use crate::size::{PageSize, format_bytes};
-use crate::sys::{file, text};
+use crate::sys::{file, limits, text};
 use nix::errno::Errno;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// The base page size, 4 KiB where the C library does not say.
 pub(super) fn base_page() -> PageSize {
@@ -22,10 +23,13 @@ pub(super) fn base_page() -> PageSize {
 
 /// What base pages are merged into; none where the kernel can not.
 ///
-/// One small file, because every mapping on tmpfs asks; the settings are in `pages::thp`.
+/// One small file, because every mapping on tmpfs asks; the settings are in `pages::thp`. It is
+/// the kernel's and never changes, so it is remembered: there may be no descriptor to ask again.
 pub(super) fn thp_unit() -> Option<PageSize> {
+    static KNOWN: OnceLock<PageSize> = OnceLock::new();
     let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-    text::number(Path::new(path)).and_then(PageSize::new)
+    let ask = || text::number(Path::new(path)).and_then(PageSize::new);
+    KNOWN.get().copied().or_else(|| ask().map(|unit| *KNOWN.get_or_init(|| unit)))
 }
 
 /// The page sizes of this machine.
@@ -75,11 +79,34 @@ pub(super) struct Failure<'a> {
 impl Failure<'_> {
     /// Names what was short.
     pub(super) fn refusal(&self) -> Refusal {
+        // The kernel looks at these before it looks for pages.
+        if let Some((numbers, remedy)) = self.of_process() {
+            return refuse(self.step, RefusalCode::ProcessLimit, self.call)
+                .errno(self.errno)
+                .numbers(numbers)
+                .remedy(remedy);
+        }
         let (code, numbers) = match self.step.rung {
             Rung::Huge(_) => self.huge(),
             Rung::Thp | Rung::Base => self.base(),
         };
         refuse(self.step, code, self.call).errno(self.errno).numbers(numbers)
+    }
+
+    /// A limit of this process, and how to raise it.
+    fn of_process(&self) -> Option<(String, String)> {
+        match (self.errno, self.call) {
+            (Errno::ENOMEM, "mmap" | "shmat") => {
+                // To find a place on their boundary takes one unit more.
+                let more = match self.step.rung {
+                    Rung::Thp => thp_unit().map_or(0, PageSize::bytes),
+                    _ => 0,
+                };
+                mapping_short(self.step.length.saturating_add(more))
+            }
+            (Errno::EFBIG, _) => file_short(self.step.length),
+            _ => None,
+        }
     }
 
     fn huge(&self) -> (RefusalCode, String) {
@@ -184,10 +211,52 @@ fn quota(dir: BorrowedFd<'_>) -> Option<(u64, u64)> {
     })
 }
 
-/// Whether a file system can take one more file.
-pub(super) fn files_left(dir: BorrowedFd<'_>) -> Option<u64> {
-    let statfs = file::file_system(dir).ok()?;
-    (statfs.files() != 0 && i64::try_from(statfs.files()).is_ok()).then(|| statfs.files_free())
+/// What stands in the way of mapping `bytes` more in this process, and the way out.
+pub(super) fn mapping_short(bytes: u64) -> Option<(String, String)> {
+    if let Some(space) = limits::address_space().filter(|space| space.left() < bytes) {
+        let numbers = format!(
+            "needs {} of address space, this process has taken {} of {} (RLIMIT_AS)",
+            format_bytes(bytes),
+            format_bytes(space.used),
+            format_bytes(space.limit)
+        );
+        return Some((numbers, "raise this process's limit (ulimit -v)".to_owned()));
+    }
+    // The kernel's own mappings are listed and not counted.
+    let maps = limits::mappings().filter(|maps| maps.left() < 4)?;
+    let numbers = format!(
+        "needs 1 mapping, this process has {} of {} (vm.max_map_count)",
+        maps.used, maps.limit
+    );
+    Some((numbers, "as root: sysctl vm.max_map_count=NUMBER, or map less".to_owned()))
+}
+
+/// The limit on file sizes that `length` is beyond, and the way out.
+fn file_short(length: u64) -> Option<(String, String)> {
+    let limit = limits::file_size().filter(|limit| *limit < length)?;
+    let numbers = format!(
+        "needs a file of {}, this process may make files of {} (RLIMIT_FSIZE)",
+        format_bytes(length),
+        format_bytes(limit)
+    );
+    Some((numbers, "raise this process's limit (ulimit -f)".to_owned()))
+}
+
+/// How many files more the file system of `dir`, mounted at `path`, can take.
+///
+/// A hugetlbfs without quota does not say what is left, only in its mount options what it allows.
+pub(super) fn files_left(dir: BorrowedFd<'_>, path: &Path) -> String {
+    let counted = |statfs: &nix::sys::statfs::Statfs| {
+        statfs.files() != 0 && i64::try_from(statfs.files()).is_ok()
+    };
+    if let Some(now) = file::file_system(dir).ok().filter(counted) {
+        let (free, all) = (now.files_free(), now.files());
+        return format!("{} has room for {free} more of {all} (nr_inodes)", path.display());
+    }
+    match pages::files_allowed(path) {
+        Some(all) => format!("{} takes no more than {all} (nr_inodes)", path.display()),
+        None => format!("{} takes no more", path.display()),
+    }
 }
 
 /// Whether `bytes` of base pages can be had: on the file system of `dir`, within every memory

@@ -108,7 +108,8 @@ impl RegionBuilder {
     /// length of zero or beyond the address space; `InvalidArgument` for nodes that do not exist.
     pub fn map(self) -> Result<Region> {
         let Self { length, pages, placement, populate } = self;
-        let (mapping, backing) = create_private(length, &pages, &placement, populate, None)?;
+        let (mapping, backing) = create_private(length, &pages, &placement, populate, None)
+            .map_err(crate::pages::limited)?;
         // The mapping was rounded up from `length` and has a length in memory.
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(mapping.len());
         Ok(Region { mapping, backing, length })

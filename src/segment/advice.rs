@@ -4,10 +4,12 @@
 //! Here the name is known, and with it what its user can do.
 
 use crate::error::{Error, ErrorKind};
+use crate::pages::limited;
 use nix::errno::Errno;
 
 /// Adds a way out to an error about the segment `name` that has none.
 pub(crate) fn advise(error: Error, name: &str) -> Error {
+    let error = limited(error);
     let told = |error: &Error| {
         !error.way_out().is_empty() || error.refusals().iter().any(|r| !r.remedy.is_empty())
     };
@@ -15,10 +17,11 @@ pub(crate) fn advise(error: Error, name: &str) -> Error {
         return error;
     }
     let remedy = match (error.kind(), error.errno()) {
-        (ErrorKind::NoSpace, Some(Errno::EMFILE)) => {
-            "close descriptors, or raise the limit of this process (ulimit -n)".to_owned()
+        (ErrorKind::PermissionDenied, Some(Errno::EROFS)) => {
+            "it is mounted read-only: open the segment read-only, remount the folder writable, or \
+             point HUGESHM_DIR at one that is"
+                .to_owned()
         }
-        (ErrorKind::NoSpace, Some(Errno::ENFILE)) => "raise fs.file-max".to_owned(),
         (ErrorKind::PermissionDenied, _) => format!(
             "act as the user who made {name:?}, or have it made with a mode that lets you in"
         ),

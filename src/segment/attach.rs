@@ -666,7 +666,7 @@ fn open_claims(folder: &Folder, identity: Identity) -> Result<Claims> {
         Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Claims::Gone),
         Err(error) => {
             return Err(match error.kind() {
-                ErrorKind::PermissionDenied => error
+                ErrorKind::PermissionDenied if error.errno() != Some(Errno::EROFS) => error
                     .detail("this user may not write to the segment")
                     .remedy("open it read-only, or ask its owner for a mode that lets you write"),
                 _ => error,

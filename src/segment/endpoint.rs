@@ -25,6 +25,7 @@
 //! the lock is still free and the epoch unchanged on a second look.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pages::limited;
 use crate::peer::PeerState;
 use crate::segment::attach::{Attached, unix_nanos};
 use crate::segment::bell;
@@ -251,7 +252,7 @@ impl Endpoint {
                 .detail(format!("segment {:?} is open read-only", segment.name))
                 .remedy("open it with Segment::open"));
         };
-        let failed = |errno| Error::system(OPERATION, object_name, errno);
+        let failed = |errno| limited(Error::system(OPERATION, object_name, errno));
         let lock = claims.reopen(true).map_err(failed)?;
         if !locks::try_lock(lock.as_fd(), Mode::Exclusive, place.lock_byte(), 1).map_err(failed)? {
             let info = place.info(Some(claims));
@@ -421,7 +422,7 @@ impl Link for Endpoint {
     }
 
     fn hang_bell(&self) -> Result<Hung> {
-        bell::hang(&self.segment, self.place.end(), &self.place.claim)
+        bell::hang(&self.segment, self.place.end(), &self.place.claim).map_err(limited)
     }
 
     fn ring_bell(&mut self, slot: u32) {

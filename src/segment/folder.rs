@@ -11,6 +11,8 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::names;
+use crate::size::format_bytes;
+use crate::sys::limits;
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::LockFd;
 use nix::errno::Errno;
@@ -161,13 +163,18 @@ impl Folder {
 
     /// Adds the way out where the folder has no room left.
     pub(crate) fn full(&self, error: Error) -> Error {
-        if matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)) {
-            let path = self.path.display();
-            return error.detail(format!("{path} is full or has no inode left")).remedy(format!(
-                "`hugeshm collect`, or mount {path} with a larger size= or nr_inodes="
-            ));
+        if !matches!(error.errno(), Some(Errno::ENOSPC | Errno::EDQUOT)) {
+            return error;
         }
+        let path = self.path.display();
+        let room = nix::sys::statvfs::fstatvfs(&self.fd).map_or(String::new(), |now| {
+            let bytes = |blocks: u64| format_bytes(blocks.saturating_mul(now.fragment_size()));
+            let (free, all) = (bytes(now.blocks_free()), bytes(now.blocks()));
+            format!(": {free} of {all} and {} of {} files are left", now.files_free(), now.files())
+        });
         error
+            .detail(format!("{path} has no room{room}"))
+            .remedy(format!("`hugeshm collect`, or mount {path} with a larger size= or nr_inodes="))
     }
 
     /// A new file without a name, with exactly this mode whatever the umask is.
@@ -177,7 +184,7 @@ impl Folder {
         let failed = |errno| {
             let error = self.full(Error::system(operation, object.clone(), errno));
             match errno {
-                Errno::EACCES | Errno::EROFS => {
+                Errno::EACCES => {
                     error.remedy("make the folder writable, or point HUGESHM_DIR at one that is")
                 }
                 _ => error,
@@ -200,6 +207,7 @@ impl Folder {
         let failed = |errno| {
             self.full(Error::system("write a control file", self.path.display().to_string(), errno))
         };
+        limits::check_file_size(text.len() as u64).map_err(failed)?;
         let mut done = 0;
         while done < text.len() {
             match nix::sys::uio::pwrite(fd.as_fd(), &text.as_bytes()[done..], done as i64) {

@@ -12,6 +12,7 @@
 //! file counts as ours only by its name, its owner and its file system.
 
 use crate::error::{BackingKind, Error, ErrorKind, Result};
+use crate::pages::limited;
 use crate::region;
 use crate::segment::advice::advise;
 use crate::segment::attach::{self, Data, Found};
@@ -109,7 +110,16 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
                 // a name that leads for ever to one which tells all that it was removed.
                 folder.unlink(&file)?;
                 mark(&folder, &found, REMOVED);
-                destroy(&folder, &found)?;
+                destroy(&folder, &found).map_err(|error| {
+                    let error = advise(error, name);
+                    let then =
+                        "its name is gone, its memory not yet: `hugeshm collect` finishes that";
+                    let remedy = match error.way_out() {
+                        "" => then.to_owned(),
+                        first => format!("{first}; {then}"),
+                    };
+                    error.remedy(remedy)
+                })?;
                 Ok(Some(true))
             }
             // One that is not understood names nothing that we could trust; collect finds the rest.
@@ -272,7 +282,7 @@ pub(crate) fn collect(domain: &Domain) -> Result<CollectReport> {
             {
                 report.kept += 1;
             }
-            Err(error) => report.failed.push(error.to_string()),
+            Err(error) => report.failed.push(advise(error, name).to_string()),
         }
     }
     collect_passing(&folder, &entries, &mut report);
@@ -376,7 +386,7 @@ fn collect_passing(folder: &Folder, entries: &[String], report: &mut CollectRepo
             Ok(()) => {}
             // Its writer is at work.
             Err(error) if error.kind() == ErrorKind::TimedOut => {}
-            Err(error) => report.failed.push(error.to_string()),
+            Err(error) => report.failed.push(limited(error).to_string()),
         }
     }
 }
@@ -427,7 +437,7 @@ pub(crate) fn collect_half_built(folder: &Folder, report: &mut CollectReport) ->
         match collect_claims(folder, identity) {
             Ok(Some(collected)) => report.removed.push(collected),
             Ok(None) => {}
-            Err(error) => report.failed.push(error.to_string()),
+            Err(error) => report.failed.push(limited(error).to_string()),
         }
     }
     Ok(())
@@ -586,7 +596,7 @@ fn collect_strays(
                     bytes,
                 }),
                 Ok(None) => {}
-                Err(error) => report.failed.push(error.to_string()),
+                Err(error) => report.failed.push(limited(error).to_string()),
             }
             report.kept += u64::from(held);
         }

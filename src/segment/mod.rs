@@ -42,6 +42,7 @@ pub(crate) mod progress;
 pub(crate) mod report;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pages;
 use crate::region::{self, Backing};
 use crate::size::PageSize;
 use crate::sys::locks::{self, Mode};
@@ -147,7 +148,7 @@ impl Segment {
     ///
     /// [`ErrorKind::NotOurs`] if what came is no segment, or a memfd whose length is not sealed.
     pub fn receive_from(socket: &UnixStream) -> Result<Self> {
-        handover::receive(socket).map(Self::from_attached)
+        handover::receive(socket).map(Self::from_attached).map_err(pages::limited)
     }
 
     /// Sends the segment to the process at the other end of a Unix socket.
@@ -156,7 +157,7 @@ impl Segment {
     ///
     /// [`ErrorKind::Unsupported`] for SysV segments and read-only handles.
     pub fn send_over(&self, socket: &UnixStream) -> Result<()> {
-        handover::send(&self.attached, socket)
+        handover::send(&self.attached, socket).map_err(pages::limited)
     }
 
     /// Removes a name of the environment's domain; see [`Domain::remove`].
@@ -325,7 +326,7 @@ impl Segment {
             return Err(Error::new(ErrorKind::ReadOnly, OPERATION, name)
                 .detail(format!("segment {:?} is open read-only", attached.name)));
         };
-        let failed = |errno| Error::system(OPERATION, name, errno);
+        let failed = |errno| pages::limited(Error::system(OPERATION, name, errno));
         let lock = claims.reopen(true).map_err(failed)?;
         let deadline = Instant::now() + folder::NAME_LOCK_PATIENCE;
         while !locks::try_lock(lock.as_fd(), Mode::Exclusive, LOCK_DIRECTORY, 1).map_err(failed)? {
@@ -496,7 +497,7 @@ impl Domain {
     /// The control folder or the mount table cannot be read. What could not be removed is in the
     /// report.
     pub fn collect(&self) -> Result<life::CollectReport> {
-        life::collect(self)
+        life::collect(self).map_err(pages::limited)
     }
 
     /// Removes one name of this domain if no living process holds its segment, and says whether
@@ -506,6 +507,6 @@ impl Domain {
     ///
     /// As [`open`](Self::open) for what cannot be read.
     pub fn collect_name(&self, name: &str) -> Result<bool> {
-        life::collect_one(self, name)
+        life::collect_one(self, name).map_err(|error| advice::advise(error, name))
     }
 }

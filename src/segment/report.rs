@@ -6,6 +6,7 @@
 //! claims file can be opened, else it is unknown.
 
 use crate::error::{BackingKind, ErrorKind, Result, Rung};
+use crate::pages::limited;
 use crate::segment::advice::advise;
 use crate::segment::attach::{self, Access, Attached, Found, Parts, Report};
 use crate::segment::domain::Domain;
@@ -168,9 +169,10 @@ impl Domain {
     /// The control folder cannot be read. Segments that are damaged or unreadable are entries with
     /// a problem.
     pub fn list(&self) -> Result<Vec<SegmentEntry>> {
-        let folder = self.open_folder()?;
+        let folder = self.open_folder().map_err(limited)?;
         let mut names: Vec<String> = folder
-            .entries()?
+            .entries()
+            .map_err(limited)?
             .iter()
             .filter_map(|file| names::parse_control_file(file))
             .filter(|(domain, _)| *domain == self.name())
@@ -285,6 +287,10 @@ fn usage(folder: &Folder, found: &Found) -> (Usage, Option<String>) {
         {
             (Usage::Unknown, Some(error.to_string()))
         }
+        // This process could not look.
+        Err(error) if error.kind() == ErrorKind::NoSpace => {
+            (Usage::Unknown, Some(limited(error).to_string()))
+        }
         Err(error) => (Usage::Broken, Some(error.to_string())),
     }
 }
@@ -309,18 +315,19 @@ fn entry(folder: &Folder, found: &Found) -> SegmentEntry {
 /// A name whose control file says nothing to this user: closed to him, or damaged.
 fn unread(folder: &Folder, domain: &Domain, name: String, error: &Error) -> SegmentEntry {
     let closed = error.kind() == ErrorKind::PermissionDenied;
+    let unseen = closed || error.kind() == ErrorKind::NoSpace;
     let owner = folder.owner_of(&names::control_file(domain.name(), &name));
     SegmentEntry {
         name,
         domain: domain.name().to_owned(),
         uid: owner.unwrap_or(u32::MAX),
-        usage: if closed { Usage::Unknown } else { Usage::Broken },
+        usage: if unseen { Usage::Unknown } else { Usage::Broken },
         identity: None,
         backing: None,
         page_size: None,
         length: 0,
         location: String::new(),
-        problem: (!closed).then(|| error.to_string()),
+        problem: (!closed).then(|| limited(error.clone()).to_string()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Two file systems matter here, hugetlbfs and tmpfs; both can make an unnamed
 //! file (`O_TMPFILE`) and give it its name later in one exclusive step.
 
+use super::limits;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FileStat, Mode};
@@ -96,15 +97,20 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> nix::Result<()> {
 }
 
 /// Sets the length of a file; on hugetlbfs it must be a multiple of the page size.
+///
+/// `EFBIG` beyond this process's limit, where the kernel would send a signal.
 pub(crate) fn set_length(fd: BorrowedFd<'_>, length: u64) -> nix::Result<()> {
+    limits::check_file_size(length)?;
     let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
     repeat(|| nix::unistd::ftruncate(fd, length))
 }
 
 /// Gives the first `length` bytes of a file their pages; `ENOSPC` where they can not be had.
 ///
-/// A signal may stop it half way; it is repeated and finds the first half done.
+/// A signal may stop it half way; it is repeated and finds the first half done. `EFBIG` as for
+/// [`set_length`].
 pub(crate) fn allocate(fd: BorrowedFd<'_>, length: u64) -> nix::Result<()> {
+    limits::check_file_size(length)?;
     let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
     repeat(|| nix::fcntl::fallocate(fd, FallocateFlags::empty(), 0, length))
 }

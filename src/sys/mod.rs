@@ -8,6 +8,7 @@
 pub(crate) mod fifo;
 pub(crate) mod file;
 pub(crate) mod futex;
+pub(crate) mod limits;
 pub(crate) mod locks;
 pub(crate) mod membarrier;
 pub(crate) mod memfd;

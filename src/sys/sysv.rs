@@ -70,6 +70,40 @@ pub(crate) fn facts(id: i32) -> nix::Result<Facts> {
     })
 }
 
+/// What all segments of this IPC namespace take together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub segments: u64,
+    /// In base pages, as `kernel.shmall` counts them.
+    pub pages: u64,
+}
+
+/// `shmctl` command: sums over all segments.
+const SHM_INFO: i32 = 14;
+
+/// The kernel's `struct shm_info`.
+#[repr(C)]
+struct Info {
+    used_ids: i32,
+    pages: u64,
+    resident: u64,
+    swapped: u64,
+    attempts: u64,
+    successes: u64,
+}
+
+/// Looks at all segments.
+pub(crate) fn usage() -> nix::Result<Usage> {
+    const { assert!(size_of::<Info>() <= size_of::<libc::shmid_ds>()) };
+    let mut raw = MaybeUninit::<libc::shmid_ds>::zeroed();
+    // SAFETY: `SHM_INFO` writes one `shm_info` to the address given, which has room for it (above).
+    Errno::result(unsafe { libc::shmctl(0, SHM_INFO, raw.as_mut_ptr()) })?;
+    // SAFETY: an `Info` is not longer than `raw` (above) nor more aligned, and all its bytes were
+    // zeroed or written by the kernel; every value is valid for integers.
+    let info = unsafe { raw.as_ptr().cast::<Info>().read() };
+    Ok(Usage { segments: u64::try_from(info.used_ids).unwrap_or(0), pages: info.pages })
+}
+
 /// Removes the segment `id`; what is attached stays usable until it is detached.
 pub(crate) fn remove(id: i32) -> nix::Result<()> {
     // SAFETY: `IPC_RMID` ignores the address.

@@ -33,6 +33,7 @@
 
 use super::{ASLEEP_IN_POLL, End, Opposite, PeerAt, Port, SLICE, SLICE_REFUSED, TRIES_PER_LOOK};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pages::limited;
 use crate::peer::PeerState;
 use crate::sync::{AtomicU32, fence};
 use crate::sys::{fifo, futex, membarrier};
@@ -257,7 +258,7 @@ impl Port {
 
     /// Makes a bell that must be passed to the peer.
     pub(crate) fn make_bell(&mut self) -> Result<Doorbell> {
-        let failed = |errno| Error::system("make doorbell", "pipe", errno);
+        let failed = |errno| limited(Error::system("make doorbell", "pipe", errno));
         self.hear(Hung { fd: fifo::unnamed().map_err(failed)?, name: None })
     }
 
