@@ -185,6 +185,11 @@ pub enum WaitMode {
 pub(crate) trait Link: Send {
     /// Leaves in good order and gives the claim back; a dropped link that did not say so died.
     fn close(&mut self) {}
+    /// Whether the memory still has all its pages, as far as the kernel says. Asked before an
+    /// endpoint says anything in leaving: to drop one must not be a signal.
+    fn is_whole(&self) -> bool {
+        true
+    }
     /// Asks the kernel whether the other end is held: a system call, for slow paths only.
     fn peer_state(&self) -> PeerState;
     /// Whether the other end says that it has left in good order: one load. Only
@@ -585,7 +590,8 @@ impl Port {
     ///
     /// While a panic unwinds nothing is said: a program that fails half-way did not close.
     fn leave(&mut self) {
-        if self.forks.load(Relaxed) != self.link.born() || std::thread::panicking() {
+        let own = self.forks.load(Relaxed) == self.link.born() && !std::thread::panicking();
+        if !own || !self.link.is_whole() {
             return;
         }
         self.link.close();

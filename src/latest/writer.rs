@@ -55,7 +55,8 @@ impl<T> Drop for LatestWriter<T> {
     /// Leaves in good order. While a panic unwinds nothing is said: a program that fails half-way
     /// did not close.
     fn drop(&mut self) {
-        if self.forks.load(Relaxed) != self.link.born() || std::thread::panicking() {
+        let own = self.forks.load(Relaxed) == self.link.born() && !std::thread::panicking();
+        if !own || !self.link.is_whole() {
             return;
         }
         self.link.close();

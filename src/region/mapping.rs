@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "a mapping may be used from any thread")]
 
 use super::numbers;
-use super::object::{facts, path_of};
+use super::object::{FileFacts, facts, path_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::size::{PageSize, format_bytes};
 use crate::sys::mmap::{self, Mapped, Source};
@@ -82,7 +82,8 @@ unsafe impl Memory for Mapping {
 /// Maps the first `length` bytes of an existing file, rounded up to whole pages.
 ///
 /// A file shorter than that is refused (`Corrupt`): on hugetlbfs a longer mapping
-/// would silently grow the file, elsewhere its end would be a SIGBUS. With `thp`
+/// would silently grow the file, elsewhere its end would be a SIGBUS. So is one that
+/// lacks pages, which a touch would take anew, or be a SIGBUS. With `thp`
 /// the mapping is placed where transparent huge pages of the file show up as such.
 /// `page` is the page size promised by whoever recorded it; the file's own decides.
 pub(crate) fn map_file(
@@ -106,24 +107,53 @@ pub(crate) fn map_file(
         )));
     }
     let (rounded, len) = whole_pages(OPERATION, length, page, || path_of(fd))?;
-    if facts.size < rounded {
-        return Err(Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(format!(
-            "needs {}, the file has {}",
-            format_bytes(rounded),
-            format_bytes(facts.size)
-        )));
-    }
+    whole(&facts, rounded)
+        .map_err(|what| Error::new(ErrorKind::Corrupt, OPERATION, path_of(fd)).detail(what))?;
     let source = Source::File { fd, writable };
-    let mapped = match numbers::thp_unit() {
-        Some(unit) if thp && unit.bytes() > page.bytes() => {
-            Mapped::aligned(source, len, unit.bytes() as usize)
-        }
-        _ => Mapped::new(source, len),
+    let unit = numbers::thp_unit().filter(|unit| thp && unit.bytes() > page.bytes());
+    let mapped = match unit {
+        Some(unit) => Mapped::aligned(source, len, unit.bytes() as usize),
+        None => Mapped::new(source, len),
     };
-    Ok(Mapping::of_mapped(mapped.map_err(failed)?, page, writable))
+    let span = rounded.saturating_add(unit.map_or(0, PageSize::bytes));
+    let mapped = mapped.map_err(|errno| unmappable(OPERATION, path_of(fd), errno, span))?;
+    Ok(Mapping::of_mapped(mapped, page, writable))
+}
+
+/// Why `bytes` could not be mapped, with the limit of this process that was hit, if one was.
+fn unmappable(operation: &'static str, object: String, errno: Errno, bytes: u64) -> Error {
+    let error = Error::system(operation, object, errno);
+    match numbers::mapping_short(bytes).filter(|_| errno == Errno::ENOMEM) {
+        Some((short, remedy)) => error.detail(short).remedy(remedy),
+        None => error,
+    }
+}
+
+/// Whether a file has `bytes` bytes, and all their pages; the answer says what it lacks.
+fn whole(facts: &FileFacts, bytes: u64) -> core::result::Result<(), String> {
+    let needs = format_bytes(bytes);
+    if facts.size < bytes {
+        let found = format_bytes(facts.size);
+        return Err(format!("needs {needs}, the file has {found}: it was cut short"));
+    }
+    // What is swapped out counts as present.
+    if facts.present < bytes {
+        let found = format_bytes(facts.present);
+        return Err(format!("needs pages of {needs}, {found} are there: some were taken out"));
+    }
+    Ok(())
+}
+
+/// The same for the file behind a mapping.
+pub(crate) fn check_whole(fd: BorrowedFd<'_>, bytes: u64) -> core::result::Result<(), String> {
+    let facts = facts(fd).map_err(|errno| format!("the file can not be looked at: {errno}"))?;
+    whole(&facts, bytes)
 }
 
 /// Attaches the System V segment `id`, which must be at least `length` bytes long.
+///
+/// There is no looking whether its pages are there. The first, in which the header lies, is
+/// fetched: a peer may have taken it out, and a touch would be a SIGBUS if there is no other.
 pub(crate) fn map_sysv(id: i32, length: u64, writable: bool) -> Result<Mapping> {
     const OPERATION: &str = "attach System V segment";
     let failed = |errno| Error::system(OPERATION, format!("id {id}"), errno);
@@ -135,9 +165,15 @@ pub(crate) fn map_sysv(id: i32, length: u64, writable: bool) -> Result<Mapping> 
             format_bytes(facts.length)
         )));
     }
-    let attached = Attached::new(id, writable).map_err(failed)?;
+    let attached = Attached::new(id, writable)
+        .map_err(|errno| unmappable(OPERATION, format!("id {id}"), errno, facts.length))?;
     let page = super::measure::page_size_at(attached.base()).unwrap_or_else(numbers::base_page);
     let (_, len) = whole_pages(OPERATION, facts.length, page, || format!("id {id}"))?;
+    match mmap::populate_read(attached.base(), len.min(page.bytes() as usize)) {
+        // Older than 5.14.
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(errno) => return Err(no_page(OPERATION, format!("id {id}"), errno)),
+    }
     Ok(Mapping::of_attached(attached, len, page, writable))
 }
 
@@ -164,11 +200,22 @@ pub(super) fn whole_pages(
 pub(crate) fn fault_in(mapping: &Mapping) -> Result<()> {
     mmap::populate_read(mapping.base(), mapping.len()).map_err(|errno| {
         let object = format!("mapping of {}", format_bytes(mapping.len() as u64));
-        match errno {
-            Errno::EFAULT => Error::new(ErrorKind::NoSpace, "fault in", object)
-                .detail("the object is shorter than the mapping, or its pages can not be had")
-                .errno_set(errno),
-            _ => Error::system("fault in", object, errno),
-        }
+        no_page("fault in", object, errno)
     })
+}
+
+/// Whether the first page is there, or can be had: a touch of it is no signal.
+pub(crate) fn has_first_page(mapping: &Mapping) -> bool {
+    let len = mapping.len().min(mapping.page_size.bytes() as usize);
+    mmap::populate_read(mapping.base(), len) != Err(Errno::EFAULT)
+}
+
+fn no_page(operation: &'static str, object: String, errno: Errno) -> Error {
+    match errno {
+        Errno::EFAULT => Error::new(ErrorKind::NoSpace, operation, object)
+            .detail("it is shorter than its mapping, or pages were taken out and none can be had")
+            .errno_set(errno)
+            .remedy("`hugeshm status` shows what pools and cgroups have left; or replace it"),
+        _ => Error::system(operation, object, errno),
+    }
 }

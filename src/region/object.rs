@@ -84,6 +84,8 @@ pub(crate) struct FileFacts {
     /// Permission bits.
     pub mode: u32,
     pub size: u64,
+    /// Bytes of pages that it has.
+    pub present: u64,
     pub fs_magic: i64,
     /// The huge page size on hugetlbfs, the base page size elsewhere.
     pub page_size: PageSize,
@@ -115,6 +117,7 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> nix::Result<FileFacts> {
         gid: stat.st_gid,
         mode: stat.st_mode & 0o7777,
         size: u64::try_from(stat.st_size).unwrap_or(0),
+        present: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
         fs_magic,
         page_size: page_size.unwrap_or_else(super::numbers::base_page),
         kind,

@@ -73,6 +73,15 @@ impl Held {
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }
+
+    /// Whether the file still has the length and the pages of the mapping; a peer may take them
+    /// away right afterwards. Of a System V segment, which cannot be asked, the first page.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.data {
+            Some(data) => region::check_whole(data.as_fd(), self.mapping.len() as u64).is_ok(),
+            None => region::has_first_page(&self.mapping),
+        }
+    }
 }
 
 // SAFETY: all three answers are those of `Mapping`, which keeps this contract itself and lives
@@ -199,7 +208,9 @@ impl Drop for Attached {
         if self.forks != process::generation() {
             return;
         }
-        if let Some(number) = self.attachment {
+        if let Some(number) = self.attachment
+            && self.held.is_whole()
+        {
             let at = attachment_at(&self.header, number);
             self.view
                 .word32(at + offset_of!(AttachmentRaw, state))
@@ -616,6 +627,14 @@ pub(crate) fn hold(folder: &Folder, found: &Found, access: Access) -> Result<Opt
                 // Removed since A2 because the name went: look again.
                 Err(error) => return if same_name()? { Err(error) } else { Ok(None) },
             };
+            // A report touches every part of it; holes in files are seen without a touch.
+            if access == Access::Look {
+                match region::fault_in(&mapping) {
+                    // Linux before 5.14 cannot be asked.
+                    Err(error) if error.errno() == Some(Errno::EINVAL) => {}
+                    answer => answer?,
+                }
+            }
             (None, mapping)
         }
         Data::File(fd, facts) => {

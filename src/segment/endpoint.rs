@@ -231,7 +231,8 @@ impl Drop for Endpoint {
     /// Leaves in good order where nothing came of the claim: a ring that contradicts itself, say.
     /// Whoever took the claim up has left before, or says nothing while a panic unwinds.
     fn drop(&mut self) {
-        if !self.closed && self.lock.check_fork().is_ok() && !std::thread::panicking() {
+        let own = self.lock.check_fork().is_ok() && !std::thread::panicking();
+        if !self.closed && own && self.segment.held.is_whole() {
             self.close();
         }
     }
@@ -364,6 +365,10 @@ impl Link for Endpoint {
             .store(ENDPOINT_CLOSED, Ordering::Release);
         locks::unlock(self.lock.as_fd());
         self.closed = true;
+    }
+
+    fn is_whole(&self) -> bool {
+        self.segment.held.is_whole()
     }
 
     fn born(&self) -> u64 {

@@ -199,14 +199,24 @@ impl Segment {
 
     /// Faults every page in for this process and measures size, residency and nodes now.
     ///
+    /// Tells when somebody has cut the file short or punched holes into it since. Holes in a SysV
+    /// segment cannot be told from pages that nobody has touched: they are filled again.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::NoSpace`] if the object has become shorter than its mapping;
-    /// [`ErrorKind::Forked`] in a forked child.
+    /// [`ErrorKind::NoSpace`] if the object has become shorter than its mapping, or if some of its
+    /// pages are gone; [`ErrorKind::Forked`] in a forked child.
     pub fn verify(&self) -> Result<Backing> {
         let attached = &self.attached;
         attached.check_fork("verify segment")?;
         let mapping = attached.held.mapping();
+        if let Some(data) = &attached.held.data {
+            region::check_whole(data.as_fd(), self.len()).map_err(|what| {
+                Error::new(ErrorKind::NoSpace, "verify segment", &*attached.name)
+                    .detail(what)
+                    .remedy("do not touch it any more: replace it, and see who may write it")
+            })?;
+        }
         region::fault_in(mapping)?;
         let measured = region::measure(mapping, attached.header.backing)?;
         Ok(attached.backing.clone().remeasured(measured))

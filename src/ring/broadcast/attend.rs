@@ -145,7 +145,8 @@ impl Drop for Claimed {
     /// Leaves, so that the producer need not find out by itself. While a panic unwinds nothing is
     /// said: a program that fails half-way did not close.
     fn drop(&mut self) {
-        if self.port.usable() && !std::thread::panicking() {
+        let own = self.port.usable() && !std::thread::panicking();
+        if own && self.port.link().is_whole() {
             self.set_required(false);
         }
     }
