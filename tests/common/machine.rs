@@ -153,12 +153,34 @@ impl PrivateMount {
 
     /// A tmpfs with the options given; `None`, said aloud.
     pub fn tmpfs(options: &str) -> Option<Self> {
+        Self::of_kind("tmpfs", options)
+    }
+
+    /// A hugetlbfs or a tmpfs with options in the kernel's words; `None`, said aloud.
+    pub fn of_kind(kind: &str, options: &str) -> Option<Self> {
         let dir = Self::folder();
         let flags = nix::mount::MsFlags::empty();
-        match nix::mount::mount(Some("none"), dir.path(), Some("tmpfs"), flags, Some(options)) {
+        match nix::mount::mount(Some("none"), dir.path(), Some(kind), flags, Some(options)) {
             Ok(()) => Some(Self { dir }),
             Err(errno) => {
-                skip(&format!("no private tmpfs mount: {errno}"));
+                skip(&format!("no private {kind} mount with {options}: {errno}"));
+                None
+            }
+        }
+    }
+
+    /// Another mount of what is mounted here, to be read only; `None`, said aloud.
+    pub fn read_only_view_of(other: &Self) -> Option<Self> {
+        let (dir, none) = (Self::folder(), None::<&str>);
+        let bind = nix::mount::MsFlags::MS_BIND;
+        match nix::mount::mount(Some(&other.path()), dir.path(), none, bind, none) {
+            Ok(()) => {
+                let view = Self { dir };
+                view.read_only();
+                Some(view)
+            }
+            Err(errno) => {
+                skip(&format!("no private bind mount: {errno}"));
                 None
             }
         }
@@ -258,6 +280,12 @@ impl HugetlbCgroup {
     pub fn take(&self, pid: u32) {
         std::fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("a group of ours");
     }
+
+    /// Puts a process back into the group above.
+    pub fn release(&self, pid: u32) {
+        let above = self.path.parent().expect("a group in a tree");
+        std::fs::write(above.join("cgroup.procs"), pid.to_string()).expect("our own process");
+    }
 }
 
 impl Drop for HugetlbCgroup {
@@ -270,6 +298,96 @@ impl Drop for HugetlbCgroup {
         }
         if let Some(control) = &self.switched_on {
             let _ = std::fs::write(control, "-hugetlb");
+        }
+    }
+}
+
+/// A cgroup with a limit on memory, removed at the end: version 1 where this process is in one,
+/// else version 2.
+pub struct MemoryCgroup {
+    path: PathBuf,
+    /// Where a process goes back to.
+    above: PathBuf,
+    /// The file that counts kills.
+    events: &'static str,
+    /// The controller was switched on for it.
+    switched_on: Option<PathBuf>,
+}
+
+impl MemoryCgroup {
+    /// A group that may have `bytes` of memory; `None`, said aloud.
+    pub fn limited(bytes: u64) -> Option<Self> {
+        let table = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = |key: &str| table.lines().find_map(|line| Some(line.split_once(key)?.1));
+        let name = format!("hugeshm-test-memory-{}", std::process::id());
+        let version_1 = own(":memory:").map(|own| format!("/sys/fs/cgroup/memory{own}"));
+        let group = match version_1.filter(|path| Path::new(path).is_dir()) {
+            Some(above) => Self {
+                path: Path::new(&above).join(name),
+                above: PathBuf::from(above),
+                events: "memory.oom_control",
+                switched_on: None,
+            },
+            None => Self::of_version_2(&name, own("0::")?)?,
+        };
+        let file =
+            if group.events == "memory.events" { "memory.max" } else { "memory.limit_in_bytes" };
+        let made = std::fs::create_dir(&group.path);
+        let set = made.and_then(|()| std::fs::write(group.path.join(file), bytes.to_string()));
+        match set {
+            Ok(()) => Some(group),
+            Err(error) => {
+                skip(&format!("no cgroup with a memory limit can be made: {error}"));
+                None
+            }
+        }
+    }
+
+    fn of_version_2(name: &str, own: &str) -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup");
+        let control = root.join("cgroup.subtree_control");
+        let words = std::fs::read_to_string(&control).unwrap_or_default();
+        let on = words.split_whitespace().any(|word| word == "memory");
+        if !on && let Err(error) = std::fs::write(&control, "+memory") {
+            skip(&format!("no memory controller can be used: {error}"));
+            return None;
+        }
+        Some(Self {
+            path: root.join(name),
+            above: root.join(own.trim_start_matches('/')),
+            events: "memory.events",
+            switched_on: (!on).then_some(control),
+        })
+    }
+
+    /// Puts a process into the group.
+    pub fn take(&self, pid: u32) {
+        std::fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("a group of ours");
+    }
+
+    /// Puts a process back where it came from.
+    pub fn release(&self, pid: u32) {
+        std::fs::write(self.above.join("cgroup.procs"), pid.to_string()).expect("our own process");
+    }
+
+    /// How many processes the kernel has killed in it for want of memory.
+    pub fn kills(&self) -> u64 {
+        let text = std::fs::read_to_string(self.path.join(self.events)).expect("a group of ours");
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.expect("the kernel counts kills").trim().parse().expect("a number")
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        for _ in 0..200 {
+            if std::fs::remove_dir(&self.path).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(control) = &self.switched_on {
+            let _ = std::fs::write(control, "-memory");
         }
     }
 }

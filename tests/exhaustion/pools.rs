@@ -142,7 +142,7 @@ fn hugetlb_cgroup_limits_are_errors_at_reservation_and_at_fault() {
         for kind in POOL_KINDS {
             let Some(group) = HugetlbCgroup::limited(limit, 2 * M2.bytes()) else { return };
             let before = counters();
-            let mut child = Child::start("exhaustion::taker", &[&folder, &path, kind.as_str()]);
+            let mut child = Child::start("pools::taker", &[&folder, &path, kind.as_str()]);
             group.take(child.pid());
             child.tell("go");
             let said = child.says();
@@ -226,7 +226,7 @@ fn a_full_tmpfs_is_an_error_and_keeps_no_page() {
 /// The roles of this file.
 pub fn play(role: &str) -> bool {
     match role {
-        "exhaustion::taker" => child_taker(),
+        "pools::taker" => child_taker(),
         _ => return false,
     }
     true
