@@ -251,11 +251,11 @@ pub(super) fn files_left(dir: BorrowedFd<'_>, path: &Path) -> String {
     };
     if let Some(now) = file::file_system(dir).ok().filter(counted) {
         let (free, all) = (now.files_free(), now.files());
-        return format!("{} has room for {free} more of {all} (nr_inodes)", path.display());
+        return format!("{} has room for {free} more files of {all} (nr_inodes)", path.display());
     }
     match pages::files_allowed(path) {
-        Some(all) => format!("{} takes no more than {all} (nr_inodes)", path.display()),
-        None => format!("{} takes no more", path.display()),
+        Some(all) => format!("{} takes no more than {all} files (nr_inodes)", path.display()),
+        None => format!("{} takes no more files", path.display()),
     }
 }
 

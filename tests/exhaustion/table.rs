@@ -72,7 +72,7 @@ fn pages_of(call: Call, on: On, want: Want, left: u64) -> Expected {
         Want::MountFiles if on_mount => pages(
             on,
             RefusalCode::MountQuota,
-            &["needs 1 file", "takes no more than 4 (nr_inodes)", "ENOSPC", "nr_inodes="],
+            &["needs 1 file", "takes no more than 4 files (nr_inodes)", "ENOSPC", "nr_inodes="],
         ),
         Want::HugetlbMax => pages(
             on,
@@ -171,7 +171,7 @@ fn folder(call: Call, want: Want, left: u64) -> Expected {
                 // Two small files; the data is a third, and refused as pages are.
                 Want::FolderFiles if data && left == 1 => refused(
                     RefusalCode::MountQuota,
-                    &["needs 1 file", "has room for 0 more of 64 (nr_inodes)", "ENOSPC"],
+                    &["needs 1 file", "has room for 0 more files of 64 (nr_inodes)", "ENOSPC"],
                 ),
                 Want::FolderFiles if data && left == 2 => Fails(ErrorKind::NoSpace, None, words),
                 _ if left < 2 => Fails(ErrorKind::NoSpace, None, words),

@@ -3,6 +3,7 @@
 //! One program, so that one test at a time has the machine's pools and descriptors to itself; the
 //! tests of a theme stand in one file, with the roles that their child processes play.
 
+#[expect(dead_code, reason = "shared by several test programs, each of which uses a part")]
 #[path = "../common/mod.rs"]
 mod common;
 
