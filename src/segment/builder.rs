@@ -12,8 +12,9 @@
 //! * B7 let those open the claims file who may write the segment; link the control file: the one
 //!   atomic step that publishes
 //!
-//! Replacing differs in B7 (the control file is moved over the old one) and goes
-//! on: mark the old segment superseded, remove its data and claims.
+//! Replacing differs in B7 (the two control files exchange their names, the new one's was a
+//! *passing* one) and goes on: mark the old segment superseded, remove its data and claims, then
+//! its control file.
 //!
 //! # Failure
 //!
@@ -23,8 +24,8 @@
 //! | B2 to B6 | a claims file without a name; a SysV segment under its recorded key | `collect`, and any creator that finds the pool too small |
 //! | B6 to B7 | the same and a data file named by the identity | the same |
 //! | after B7 | a segment like any other | `collect` once nobody holds it |
-//! | replacing, in B7 | all of it, and the control file under a passing name | the same |
-//! | replacing, after B7 | the old data and claims, without a name | `collect` |
+//! | replacing, in B7 | all of it, and the new control file under a passing name | `collect` |
+//! | replacing, after B7 | the old data and claims, and the old control file under a passing name; holders that were not told | `collect`, which tells them |
 
 use crate::error::{BackingKind, Error, ErrorKind, Refusal, RefusalCode, Result};
 use crate::ladder::{Lifetime, PagePolicy};
@@ -442,10 +443,13 @@ impl SegmentBuilder {
         if let Some(claims) = &attached.held.claims {
             site.publish(&control, claims, old.is_some())?;
         }
-        if let Some(Some(old)) = old {
-            life::mark(folder, &old, SUPERSEDED);
-            // What cannot be removed now is found by collect.
-            let _ = life::destroy(folder, &old);
+        if let Some(old) = old {
+            if let Some(old) = old {
+                life::mark(folder, &old, SUPERSEDED);
+                // What cannot be removed now is found by collect.
+                let _ = life::destroy(folder, &old);
+            }
+            let _ = folder.unlink(&names::passing_file(attached.identity, None));
         }
         attached.unlink_on_drop.store(self.unlink_on_drop, Ordering::Relaxed);
         Ok(Segment::from_attached(attached))
@@ -724,7 +728,7 @@ impl<'a> Site<'a> {
         let fd: OwnedFd = self.folder.create_unnamed(mode, &control.to_text())?;
         let file = names::control_file(&control.domain, &control.name);
         if over {
-            self.folder.link_over(&fd, &file, &names::passing_file(self.identity, None))?;
+            self.folder.link_in_place(&fd, &file, &names::passing_file(self.identity, None))?;
         } else {
             self.folder.link(&fd, &file).map_err(|error| match error.kind() {
                 ErrorKind::AlreadyExists => {

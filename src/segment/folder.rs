@@ -16,7 +16,7 @@ use crate::sys::limits;
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::LockFd;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::{Mode as FileMode, SFlag};
 use nix::unistd::UnlinkatFlags;
 use std::fs::File;
@@ -238,6 +238,21 @@ impl Folder {
         nix::fcntl::renameat(&self.fd, by_way_of, &self.fd, file)
             .inspect_err(|_| drop(self.unlink(by_way_of)))
             .map_err(|errno| Error::system("take a name over", self.object(file), errno))
+    }
+
+    /// Gives an unnamed file a name that another one has, which gets the name `passing` instead:
+    /// in one step, so that whoever is killed behind it leaves both.
+    pub(crate) fn link_in_place(&self, fd: &impl AsRawFd, file: &str, passing: &str) -> Result<()> {
+        self.link(fd, passing)?;
+        nix::fcntl::renameat2(&self.fd, passing, &self.fd, file, RenameFlags::RENAME_EXCHANGE)
+            .inspect_err(|_| drop(self.unlink(passing)))
+            .map_err(|errno| Error::system("take a name over", self.object(file), errno))
+    }
+
+    /// Gives a file the name `passing` instead of its own.
+    pub(crate) fn set_aside(&self, file: &str, passing: &str) -> Result<()> {
+        nix::fcntl::renameat(&self.fd, file, &self.fd, passing)
+            .map_err(|errno| Error::system("remove a file", self.object(file), errno))
     }
 
     /// Removes a name; one that is gone already is no error.

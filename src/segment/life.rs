@@ -2,9 +2,10 @@
 //!
 //! Nothing is ever truncated: removal takes names away (`unlink`, `IPC_RMID`),
 //! so whoever is still attached keeps intact memory and learns from the
-//! superseded word that the name is gone. The order is control file, data,
-//! claims file: the claims file says where data may lie, so a remover killed
-//! half-way leaves enough for [`collect`] to finish.
+//! superseded word that the name is gone. The order is: the control file gets a
+//! *passing* name, the word, data, claims file, the control file: the claims file
+//! says where data may lie, and the control file what was going on, so a remover
+//! killed half-way leaves enough for [`collect`] to finish and to tell.
 //!
 //! [`collect`] removes what no living process holds. Proof is two kernel locks
 //! taken exclusively, on the claims file and on the data file (for SysV an
@@ -20,7 +21,7 @@ use crate::segment::bell;
 use crate::segment::control::{Control, Intent};
 use crate::segment::domain::Domain;
 use crate::segment::folder::{Folder, NAME_LOCK_PATIENCE};
-use crate::segment::layout::{HeaderRaw, LOCK_LIFE, MAGIC, REMOVED};
+use crate::segment::layout::{HeaderRaw, LOCK_LIFE, MAGIC, REMOVED, SUPERSEDED};
 use crate::segment::names::{self, Identity};
 use crate::sys::locks::{self, Mode};
 use crate::sys::process::LockFd;
@@ -106,9 +107,10 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
             Ok(found) if found.uid != owner => Ok(None),
             Ok(found) if only.is_some_and(|id| id != found.control.identity) => Ok(Some(false)),
             Ok(found) => {
-                // First the name: who dies here leaves a segment that is told nothing, and not
-                // a name that leads for ever to one which tells all that it was removed.
-                folder.unlink(&file)?;
+                // First the name: who dies here leaves no name that leads to a segment which says
+                // that it was removed, but a passing one by which collect goes on.
+                let passing = names::passing_file(found.control.identity, None);
+                folder.set_aside(&file, &passing)?;
                 mark(&folder, &found, REMOVED);
                 destroy(&folder, &found).map_err(|error| {
                     let error = advise(error, name);
@@ -120,6 +122,7 @@ fn remove_named(domain: &Domain, name: &str, only: Option<Identity>) -> Result<b
                     };
                     error.remedy(remedy)
                 })?;
+                folder.unlink(&passing)?;
                 Ok(Some(true))
             }
             // One that is not understood names nothing that we could trust; collect finds the rest.
@@ -379,7 +382,7 @@ fn collect_named(
     }))
 }
 
-/// Removes control files that were on their way over another one when their writer was killed.
+/// Finishes what was replaced or removed when the replacer or remover was killed.
 fn collect_passing(folder: &Folder, entries: &[String], report: &mut CollectReport) {
     for file in entries.iter().filter(|file| names::is_passing_file(file)) {
         match collect_passing_file(folder, file) {
@@ -399,13 +402,37 @@ fn collect_passing_file(folder: &Folder, file: &str) -> Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let owner = folder.facts(&fd, file)?.uid;
+    let facts = folder.facts(&fd, file)?;
+    let owner = facts.uid;
     if !may_remove(owner) {
         return Ok(());
     }
-    // It was linked whole, and only under the lock of the name that stands in it.
-    let Ok(control) = Control::parse(&folder.read(fd, file)?) else { return Ok(()) };
+    if facts.links > 1 {
+        return folder.unlink(file); // another name of a file that somebody uses: not our doing
+    }
+    // It was linked whole, and only under the lock of the name that stands in it; a damaged one
+    // was replaced.
+    let Ok(control) = Control::parse(&folder.read(fd, file)?) else { return folder.unlink(file) };
     let _lock = folder.lock_name(&control.domain, &control.name, owner, COLLECT_PATIENCE)?;
+    if folder.owner_of(file).is_none() {
+        return Ok(()); // its writer has finished meanwhile
+    }
+    let domain = Domain::in_folder(&control.domain, folder.path())?;
+    let now = attach::find(folder, &domain, &control.name);
+    let word = match &now {
+        // A holder was adding itself; or, behind its back, the segment was given its name again.
+        Ok(now) if now.control.identity == control.identity => return folder.unlink(file),
+        Ok(_) => SUPERSEDED,
+        Err(error) if error.kind() == ErrorKind::NotFound => REMOVED,
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible) => {
+            SUPERSEDED
+        }
+        Err(_) => return now.map(drop),
+    };
+    // Whoever holds it has not been told. Of one that had not come to have its name, nobody holds.
+    let found = Found { control, uid: owner, mode: 0 };
+    mark(folder, &found, word);
+    destroy(folder, &found)?;
     folder.unlink(file)
 }
 

@@ -278,7 +278,7 @@ fn usage(folder: &Folder, found: &Found) -> (Usage, Option<String>) {
         // Bytes that this process does not find, or may not see, may be held by others all the same.
         Err(error) if claimed => {
             let denied = error.kind() == ErrorKind::PermissionDenied;
-            (Usage::InUse, (!denied).then(|| error.to_string()))
+            (Usage::InUse, (!denied).then(|| limited(error).to_string()))
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => (Usage::Unknown, None),
         Err(error)

@@ -557,3 +557,30 @@ fn a_place_given_back_is_free_at_once_while_another_thread_starts_programs() {
     drop(segment);
     d.remove("spawn").unwrap();
 }
+
+/// What a replacer or remover leaves that was killed before it told the holders.
+fn holders_are_told_by_collect(replaced: bool) {
+    let scratch = Scratch::new();
+    let domain = scratch.domain();
+    let create = || domain.create("held").ring::<u64>("ring", 16).build().unwrap();
+    let held = create();
+    let mut rx = held.consumer::<u64>("ring").unwrap();
+    let passing = scratch.path().join(format!("hugeshm.{}.new", held.identity()));
+    std::fs::rename(scratch.control_file("held"), &passing).unwrap();
+    let newer = replaced.then(create);
+    assert!(!held.is_superseded());
+    let report = domain.collect().unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert!(held.is_superseded() && !passing.exists());
+    assert_eq!(rx.recv(), Err(hugeshm::RecvError::Superseded));
+    if let Some(newer) = newer {
+        assert!(!newer.is_superseded());
+        assert_eq!(domain.open("held").unwrap().identity(), newer.identity());
+    }
+}
+
+#[test]
+fn who_holds_what_a_killed_replacer_or_remover_took_the_name_from_is_told_by_collect() {
+    holders_are_told_by_collect(true);
+    holders_are_told_by_collect(false);
+}
