@@ -560,6 +560,7 @@ fn a_place_given_back_is_free_at_once_while_another_thread_starts_programs() {
 
 /// What a replacer or remover leaves that was killed before it told the holders.
 fn holders_are_told_by_collect(replaced: bool) {
+    let _quiet = Quiet::begin();
     let scratch = Scratch::new();
     let domain = scratch.domain();
     let create = || domain.create("held").ring::<u64>("ring", 16).build().unwrap();
@@ -576,6 +577,7 @@ fn holders_are_told_by_collect(replaced: bool) {
     if let Some(newer) = newer {
         assert!(!newer.is_superseded());
         assert_eq!(domain.open("held").unwrap().identity(), newer.identity());
+        domain.remove("held").unwrap();
     }
 }
 

@@ -75,7 +75,9 @@ impl Image {
         let data = scratch.path().join(format!("hugeshm.{id}"));
         let file = fs::File::create_new(&data).expect("room");
         file.set_permissions(fs::Permissions::from_mode(0o600)).expect("ours");
-        file.set_len(self.length).expect("room");
+        // Every page is there, as it is in a segment.
+        let length = usize::try_from(self.length).expect("a small segment");
+        file.write_all_at(&vec![0; length], 0).expect("room");
         for (&offset, word) in &self.words {
             file.write_all_at(&word.to_le_bytes(), offset).expect("room");
         }
