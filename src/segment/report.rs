@@ -189,7 +189,7 @@ impl Domain {
             match attach::find(folder, self, &name) {
                 // Bytes that are gone may have gone with the name: look whether it is still that.
                 Ok(found) => match entry(folder, &found) {
-                    now if now.usage == Usage::Broken
+                    now if now.problem.is_some()
                         && last.as_ref().is_none_or(|last| last.identity != now.identity) =>
                     {
                         last = Some(now);
