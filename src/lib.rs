@@ -6,6 +6,9 @@ mod size;
 mod sync;
 
 mod call;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod hostile;
 mod ladder;
 mod latest;
 mod numa;

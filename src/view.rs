@@ -28,6 +28,8 @@
 //! the caller treats like any other bytes from a peer.
 #![expect(unsafe_code, reason = "the one place where mapped bytes are accessed")]
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod meddle;
 mod slots;
 
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
@@ -122,6 +124,8 @@ impl View {
     /// If they are not inside the window.
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        #[cfg(any(test, fuzzing))]
+        meddle::touches();
         assert!(offset <= self.len && len <= self.len - offset, "offset outside its window");
         // SAFETY: the line above keeps `offset` within the window, and so, by the invariant of
         // `View`, within one allocation.
@@ -330,6 +334,8 @@ impl fmt::Debug for Word64 {
 impl Word64 {
     #[inline]
     fn word(&self) -> &AtomicU64 {
+        #[cfg(any(test, fuzzing))]
+        meddle::touches();
         // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
         unsafe { self.word.as_ref() }
     }
@@ -372,6 +378,8 @@ impl Word32 {
     /// The word itself.
     #[inline]
     pub(crate) fn word(&self) -> &AtomicU32 {
+        #[cfg(any(test, fuzzing))]
+        meddle::touches();
         // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
         unsafe { self.word.as_ref() }
     }
@@ -657,6 +665,8 @@ impl<'a> BlockWalk<'a> {
 impl<'a> Block<'a> {
     #[inline(always)]
     fn word(&self) -> &AtomicU64 {
+        #[cfg(any(test, fuzzing))]
+        meddle::touches();
         // SAFETY: the invariant of `Block`: aligned and inside memory that is mapped while it is
         // borrowed; words are only accessed as atomics or by the copy routine of this file.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast()) }
@@ -701,6 +711,8 @@ impl Message<'_> {
     /// The address of the message's bytes, of which `len` are used.
     #[inline(always)]
     fn bytes(&self, len: usize) -> *mut u8 {
+        #[cfg(any(test, fuzzing))]
+        meddle::touches();
         assert!(len <= self.room, "message larger than its slot");
         self.base
     }

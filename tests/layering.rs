@@ -23,6 +23,7 @@ fn floors() -> BTreeMap<&'static str, u32> {
         ("ring", 5),
         ("call", 5),
         ("latest", 5),
+        ("hostile", 6),
     ])
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Membership<'a> {
 }
 
 impl Membership<'_> {
-    fn controls(&self, controller: &str) -> bool {
+    pub(super) fn controls(&self, controller: &str) -> bool {
         self.controllers.split(|&byte| byte == b',').any(|word| word == controller.as_bytes())
     }
 }
@@ -127,7 +127,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// The process's own cgroup and every one above it that can be seen.
-    fn upwards(&self) -> impl Iterator<Item = &Path> {
+    pub(super) fn upwards(&self) -> impl Iterator<Item = &Path> {
         self.folder.ancestors().take_while(|folder| folder.starts_with(&self.top))
     }
 
@@ -146,7 +146,7 @@ impl Place {
 ///
 /// A path outside of `root` (another cgroup namespace, or a mount bound by a container runtime)
 /// leaves the top as the only place that can be looked at.
-fn folder_of(top: &Path, root: &Path, path: &Path) -> PathBuf {
+pub(super) fn folder_of(top: &Path, root: &Path, path: &Path) -> PathBuf {
     let climbs = path.components().any(|component| component == Component::ParentDir);
     match path.strip_prefix(root) {
         Ok(rest) if !climbs && top.join(rest).is_dir() => top.join(rest),
@@ -155,7 +155,7 @@ fn folder_of(top: &Path, root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Where `controller` keeps this process's limits: version 1 where mounted, and version 2.
-fn places(controller: &str, memberships: &[u8], mount_table: &[u8]) -> Vec<Place> {
+pub(super) fn places(controller: &str, memberships: &[u8], mount_table: &[u8]) -> Vec<Place> {
     let mut places = Vec::new();
     for membership in parse_memberships(memberships) {
         let version_2 = membership.controllers.is_empty();
@@ -247,7 +247,7 @@ fn memory_limit_in(place: &Place, folder: &Path) -> Option<MemoryLimit> {
 }
 
 /// The cached file content in a `memory.stat`, in bytes. Shared memory is not in these lists.
-fn parse_file_cache(statistics: &[u8], version_2: bool) -> u64 {
+pub(super) fn parse_file_cache(statistics: &[u8], version_2: bool) -> u64 {
     let keys = if version_2 {
         ["inactive_file ", "active_file "]
     } else {

@@ -110,7 +110,7 @@ impl Signals {
 }
 
 /// The runtime that a cgroup path speaks of, with the word that gave it away.
-fn parse_runtime(cgroups: &[u8]) -> Option<(ContainerKind, &'static str)> {
+pub(super) fn parse_runtime(cgroups: &[u8]) -> Option<(ContainerKind, &'static str)> {
     const WORDS: [(&str, ContainerKind); 8] = [
         ("kubepods", ContainerKind::Kubernetes),
         ("libpod-", ContainerKind::Podman),

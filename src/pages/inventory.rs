@@ -94,13 +94,13 @@ pub(super) fn pool_folder(size: PageSize, node: Option<u32>) -> PathBuf {
 }
 
 /// The page size in a folder's name: `hugepages-2048kB`.
-fn parse_pool_name(name: &OsStr) -> Option<PageSize> {
+pub(super) fn parse_pool_name(name: &OsStr) -> Option<PageSize> {
     let kilobytes = name.as_encoded_bytes().strip_prefix(b"hugepages-")?.strip_suffix(b"kB")?;
     PageSize::new(text::parse_number(kilobytes)?.checked_mul(1024)?)
 }
 
 /// The number of a node in a folder's name: `node3`.
-fn parse_node_name(name: &OsStr) -> Option<u32> {
+pub(super) fn parse_node_name(name: &OsStr) -> Option<u32> {
     let number = text::parse_number(name.as_encoded_bytes().strip_prefix(b"node")?)?;
     u32::try_from(number).ok()
 }
@@ -144,7 +144,7 @@ fn read_pool(size: PageSize) -> Option<Pool> {
 }
 
 /// The default size's pool as `/proc/meminfo` tells it, for where sysfs is hidden.
-fn parse_meminfo_pool(meminfo: &[u8]) -> Option<Pool> {
+pub(super) fn parse_meminfo_pool(meminfo: &[u8]) -> Option<Pool> {
     let count = |key| text::parse_meminfo(meminfo, key).unwrap_or(0);
     Some(Pool {
         size: text::parse_meminfo(meminfo, "Hugepagesize:").and_then(PageSize::new)?,

@@ -77,7 +77,7 @@ fn outside(map: &[IdRange], id: u64) -> Option<u64> {
 ///
 /// The kernel asks for the capability in the machine's first user namespace, or for membership in
 /// the group, which it also counts there.
-fn judge(status: &[u8], gid_map: &[u8], group: Option<u32>) -> (bool, String) {
+pub(super) fn judge(status: &[u8], gid_map: &[u8], group: Option<u32>) -> (bool, String) {
     let map = parse_id_map(gid_map);
     let capabilities = text::field(status, "CapEff:")
         .and_then(|hex| u64::from_str_radix(str::from_utf8(hex).ok()?, 16).ok())

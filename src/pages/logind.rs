@@ -54,7 +54,7 @@ fn configured_to_remove(files: &[Vec<u8>]) -> bool {
 }
 
 /// The last `RemoveIPC=` in the `[Login]` section of one file.
-fn parse_remove_ipc(file: &[u8]) -> Option<bool> {
+pub(super) fn parse_remove_ipc(file: &[u8]) -> Option<bool> {
     let mut in_section = false;
     let mut found = None;
     for line in text::lines(file).map(<[u8]>::trim_ascii) {

@@ -14,6 +14,8 @@ mod cgroup;
 mod container;
 mod doctor;
 mod findings;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 mod inventory;
 mod limited;
 mod limits;

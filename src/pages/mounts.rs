@@ -116,7 +116,7 @@ impl MountLine<'_> {
     }
 
     /// The value of a file system option: `2M` for `pagesize` in `rw,pagesize=2M`.
-    fn option_value(&self, option: &str) -> Option<&[u8]> {
+    pub(super) fn option_value(&self, option: &str) -> Option<&[u8]> {
         self.super_options
             .split(|&byte| byte == b',')
             .find_map(|word| word.strip_prefix(option.as_bytes())?.strip_prefix(b"="))
@@ -159,6 +159,12 @@ fn limit_of(facts: &sys::FolderFacts) -> Option<MountLimit> {
     })
 }
 
+/// The page size that the table tells.
+pub(super) fn page_size_of(line: &MountLine<'_>) -> Option<PageSize> {
+    let size = line.option_value("pagesize")?;
+    PageSize::new(parse_bytes(str::from_utf8(size).ok()?)?)
+}
+
 fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
     let path = line.path();
     let root = text::unescape(line.root);
@@ -183,10 +189,7 @@ fn mount_of(line: &MountLine<'_>) -> Option<Mount> {
         }),
         // Not reachable for this user (a closed folder above it): the table is all there is.
         Err(_) => Some(Mount {
-            page_size: line
-                .option_value("pagesize")
-                .and_then(|size| parse_bytes(str::from_utf8(size).ok()?))
-                .and_then(PageSize::new)?,
+            page_size: page_size_of(line)?,
             device: 0,
             root,
             read_only,

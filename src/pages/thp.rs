@@ -87,7 +87,7 @@ pub struct ThpSize {
 }
 
 /// The setting whose word stands in brackets; `None` if none does.
-fn parse_mode(setting: &[u8]) -> Option<ThpMode> {
+pub(super) fn parse_mode(setting: &[u8]) -> Option<ThpMode> {
     Some(match text::parse_selected(setting)? {
         b"always" => ThpMode::Always,
         b"madvise" => ThpMode::Madvise,
@@ -105,7 +105,7 @@ fn mode_at(path: &Path) -> Option<ThpMode> {
     parse_mode(&text::read_optional(path)?)
 }
 
-fn size_of_name(name: &OsStr) -> Option<PageSize> {
+pub(super) fn size_of_name(name: &OsStr) -> Option<PageSize> {
     let kilobytes = name.as_encoded_bytes().strip_prefix(b"hugepages-")?.strip_suffix(b"kB")?;
     PageSize::new(text::parse_number(kilobytes)?.checked_mul(1024)?)
 }

@@ -174,6 +174,18 @@ impl SmapsParser {
     }
 }
 
+/// Reads `text` as a whole smaps, for tests and fuzzers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_smaps(text: &[u8]) {
+    let mut parser = SmapsParser::default();
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if let Some(entry) = parser.line(line) {
+            assert!(entry.range.start <= entry.range.end);
+        }
+    }
+    _ = parser.finish().is_some_and(|entry| entry.overlaps(&(0..u64::MAX)));
+}
+
 /// `7f12-7f34 rw-s ...`: the addresses of a mapping.
 fn parse_range(line: &[u8]) -> Option<Range<u64>> {
     let head = line.split(|byte| *byte == b' ').next()?;

@@ -38,6 +38,8 @@ pub(crate) mod testing;
 pub use backing::{Backing, How, NodeShare};
 pub(crate) use create::create;
 pub(crate) use mapping::{Mapping, check_whole, fault_in, has_first_page, map_file, map_sysv};
+#[cfg(any(test, fuzzing))]
+pub(crate) use measure::read_smaps;
 pub(crate) use measure::{Measured, measure};
 pub(crate) use object::{FileFacts, Object, facts, link, open_file};
 pub use private::{Region, RegionBuilder};

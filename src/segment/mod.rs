@@ -169,6 +169,12 @@ impl Segment {
         Domain::from_env()?.remove(name)
     }
 
+    /// All bytes of the mapping, for tests that change them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn bytes(&self) -> &View {
+        &self.attached.view
+    }
+
     pub(crate) fn from_attached(attached: Attached) -> Self {
         Self { attached: Arc::new(attached) }
     }
@@ -378,6 +384,8 @@ impl ObjectHandle {
         };
         let words = window(raw.control_offset + table, raw.control_length - table)?;
         let payload = window(raw.payload_offset, raw.payload_length)?;
+        #[cfg(any(test, fuzzing))]
+        let (words, payload) = (words.between_guards(), payload.between_guards());
         Ok(Self { segment: Arc::clone(segment), index, words, payload, entry })
     }
 

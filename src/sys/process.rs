@@ -237,7 +237,7 @@ pub(crate) fn is_ending(pid: u32) -> bool {
 
 /// A numeric field of a `stat` file, counted from 1 as in proc(5), behind the command, which may
 /// hold spaces and parentheses.
-fn parse_stat(stat: &[u8], field: usize) -> Option<u64> {
+pub(crate) fn parse_stat(stat: &[u8], field: usize) -> Option<u64> {
     let after_command = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
     let mut fields = after_command.split(|&b| b == b' ').filter(|f| !f.is_empty());
     std::str::from_utf8(fields.nth(field.checked_sub(3)?)?).ok()?.parse().ok()

@@ -602,7 +602,8 @@ impl<W: Attend> BroadcastRecordReceiver<W> {
         self.follower.geometry.capacity()
     }
 
-    /// The longest record that can come, in bytes: no honest producer sends a longer one.
+    /// The longest record that can come, in bytes: no honest producer sends a longer one. One that
+    /// lies may send any that the ring holds.
     pub fn len_max(&self) -> usize {
         self.follower.geometry.len_max() as usize
     }

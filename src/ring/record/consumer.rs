@@ -339,7 +339,8 @@ impl RecordConsumer {
         self.geometry.capacity()
     }
 
-    /// The longest record that can come, in bytes: no honest producer sends a longer one.
+    /// The longest record that can come, in bytes: no honest producer sends a longer one. One that
+    /// lies may send any that the ring holds.
     pub fn len_max(&self) -> usize {
         self.geometry.len_max() as usize
     }
