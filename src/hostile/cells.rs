@@ -47,8 +47,7 @@ impl<const N: usize> Latest<N> {
             11 => told(reader.read_into(&mut [0; N])),
             _ => told(reader.read()),
         }
-        // A read that meets a write looks again for some time.
-        true
+        false
     }
 
     fn watch(&mut self, segment: &Segment, code: u8, arg: u16) -> bool {
@@ -61,15 +60,21 @@ impl<const N: usize> Latest<N> {
             15 => {
                 watcher.wait_mode(mode(arg));
                 told(watcher.wait_newer_timeout(u64::from(arg % 8), SHORT));
+                return true;
             }
             16 => _ = (watcher.version(), watcher.seen(), watcher.place(), watcher.peer()),
             _ => told(watcher.read()),
         }
-        true
+        false
     }
 }
 
 impl<const N: usize> Actor for Latest<N> {
+    /// A read that meets a write is made again, at most 1024 times.
+    fn touches_per_word(&self) -> u64 {
+        128
+    }
+
     fn objects(&self) -> &'static [&'static str] {
         self.objects
     }
@@ -107,7 +112,6 @@ impl<const N: usize> Actor for Latest<N> {
                     told(raw.read(&mut vec![0; 8 * N]));
                     told(raw.read(&mut vec![0; usize::from(arg % 400)]));
                 }
-                return true;
             }
             23 => {
                 wait_for(self.watcher.as_mut().map(|end| end as _), None);

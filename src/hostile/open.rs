@@ -102,7 +102,11 @@ fn work(segment: crate::Result<crate::Segment>, how: u8) {
     let Ok(segment) = segment else { return };
     _ = (segment.objects(), segment.backing().to_string(), segment.is_superseded());
     let mut actors = actors();
-    for actor in &mut actors {
+    // A few of them with each input, in turn.
+    let first = usize::from(how >> 3);
+    for index in 0..3 {
+        let count = actors.len();
+        let actor = &mut actors[(first + index) % count];
         for name in actor.objects() {
             _ = segment.schema(name);
         }

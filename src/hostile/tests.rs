@@ -87,6 +87,16 @@ macro_rules! bodies {
     };
 }
 
+#[test]
+fn every_body_is_a_fuzz_target() {
+    let manifest = include_str!("../../fuzz/Cargo.toml");
+    let named = |name: &str| manifest.contains(&format!("[[bin]]\nname = \"{name}\"\n"));
+    for (name, _) in BODIES {
+        assert!(named(name), "fuzz/Cargo.toml lacks {name}");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), BODIES.len());
+}
+
 bodies! {
     header 300
     segment 60
