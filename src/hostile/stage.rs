@@ -4,7 +4,7 @@
 //! each input begins with the same bytes in it. The objects' words and messages
 //! lie between guard pages; endpoint tables, directory and header stay in the
 //! mapping. A script is a row of steps: an operation of some end, or a change
-//! of a word, now or before the n-th access of the next operation.
+//! of a word, now, or before the n-th access of the next operation, or from there on before each.
 
 use super::input::{Change, Input, Random};
 use crate::error::Rung;
@@ -169,11 +169,21 @@ impl Target {
     }
 }
 
+/// A change of a word before an access.
+#[derive(Clone, Copy)]
+struct Planned {
+    before: u64,
+    /// And before each one that follows.
+    again: bool,
+    number: u16,
+    change: Change,
+}
+
 /// What happens before the accesses of the operation that runs.
 #[derive(Default)]
 struct Plan {
-    /// Word and change, and before which access; in no order.
-    changes: Vec<(u64, u16, Change)>,
+    /// In no order.
+    changes: Vec<Planned>,
     touches: u64,
     limit: u64,
     most: u64,
@@ -198,11 +208,11 @@ fn touch(plan: &RefCell<Plan>, target: &Target) {
     if changes.is_empty() {
         return;
     }
-    changes.retain(|&(before, number, change)| {
-        if before == *touches {
-            target.change(number, change);
+    changes.retain(|planned| {
+        if planned.before <= *touches {
+            target.change(planned.number, planned.change);
         }
-        before > *touches
+        planned.again || planned.before > *touches
     });
 }
 
@@ -307,10 +317,11 @@ fn follow(stage: &Stage, actor: &mut dyn Actor, target: &Target, limit: u64, inp
                     target.change(number, change);
                 }
                 _ => {
-                    let before = u64::from(input.byte() % 64) + 1;
+                    let when = input.byte();
+                    let (before, again) = (u64::from(when % 64) + 1, when >= 192);
                     let number = input.short();
                     let change = input.change();
-                    plan.borrow_mut().changes.push((before, number, change));
+                    plan.borrow_mut().changes.push(Planned { before, again, number, change });
                 }
             }
         }
