@@ -640,6 +640,38 @@ fn without_its_claims_file_a_segment_can_be_read_replaced_removed_and_collected(
     }
 }
 
+/// Whoever collects has the life byte to himself until he knows that the segment is in use; whoever
+/// opens meanwhile waits for him.
+#[test]
+fn a_segment_that_somebody_wants_to_collect_is_opened_when_he_has_given_up() {
+    let _quiet = Quiet::begin();
+    let scratch = Scratch::new();
+    let d = scratch.domain();
+    let segment = create(&d, "n");
+    let claims = scratch.path().join(format!("hugeshm.{}.claims", segment.identity()));
+    drop(segment);
+    let file = fs::File::options().read(true).write(true).open(&claims).expect("ours");
+    let life = |kind: i32| {
+        let (l_type, l_whence) = (kind as i16, libc::SEEK_SET as i16);
+        let lock = libc::flock { l_type, l_whence, l_start: 0, l_len: 1, l_pid: 0 };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).expect("free");
+    };
+    life(libc::F_WRLCK);
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| told.send(d.open("n")).expect("heard"));
+        let early = hears.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "it did not wait: {early:?}");
+        life(libc::F_UNLCK);
+        let opened = hears.recv().expect("an answer");
+        assert!(opened.is_ok(), "{opened:?}");
+    });
+    life(libc::F_WRLCK);
+    refused(d.open("n"), ErrorKind::TimedOut, "n");
+    life(libc::F_UNLCK);
+    d.remove("n").expect("ours");
+}
+
 #[test]
 fn without_its_data_a_name_says_so_and_can_be_taken_again() {
     let _quiet = Quiet::begin();
