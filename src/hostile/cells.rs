@@ -1,6 +1,6 @@
 //! The operations of latest values, call cells and duplex channels.
 
-use super::rings::{SHORT, mode, wait_for};
+use super::rings::{mode, short, wait_for};
 use super::stage::{Actor, answered, attached, told};
 use crate::segment::Segment;
 use crate::{
@@ -40,7 +40,7 @@ impl<const N: usize> Latest<N> {
             8 => told(reader.read_if_newer(version)),
             9 => {
                 reader.wait_mode(mode(arg));
-                told(reader.wait_newer_timeout(version, SHORT));
+                told(reader.wait_newer_timeout(version, short(arg)));
                 return true;
             }
             10 => _ = (reader.version(), reader.peer(), reader.peer_changed()),
@@ -59,7 +59,7 @@ impl<const N: usize> Latest<N> {
             14 => told(watcher.read_if_newer(u64::from(arg % 8))),
             15 => {
                 watcher.wait_mode(mode(arg));
-                told(watcher.wait_newer_timeout(u64::from(arg % 8), SHORT));
+                told(watcher.wait_newer_timeout(u64::from(arg % 8), short(arg)));
                 return true;
             }
             16 => _ = (watcher.version(), watcher.seen(), watcher.place(), watcher.peer()),
@@ -114,7 +114,7 @@ impl<const N: usize> Actor for Latest<N> {
                 }
             }
             23 => {
-                wait_for(self.watcher.as_mut().map(|end| end as _), None);
+                wait_for(arg, self.watcher.as_mut().map(|end| end as _), None);
                 return true;
             }
             code @ 8..=13 => return self.read(segment, code, arg),
@@ -160,11 +160,11 @@ impl Actor for Call {
                     2 | 3 => told(caller.try_finish()),
                     4 => {
                         caller.wait_mode(mode(arg));
-                        told(caller.call_timeout(value, SHORT));
+                        told(caller.call_timeout(value, short(arg)));
                         return true;
                     }
                     5 => {
-                        told(caller.finish_timeout(SHORT));
+                        told(caller.finish_timeout(short(arg)));
                         return true;
                     }
                     6 => {
@@ -186,7 +186,7 @@ impl Actor for Call {
                 match code % 20 {
                     10 => {
                         server.wait_mode(mode(arg));
-                        told(server.serve_timeout(SHORT, |request| [request[0]; 2]));
+                        told(server.serve_timeout(short(arg), |request| [request[0]; 2]));
                         return true;
                     }
                     11 => {
@@ -251,11 +251,11 @@ impl Actor for DuplexEnds {
                     2 | 3 => told(caller.try_finish()),
                     4 => {
                         caller.wait_mode(mode(arg));
-                        told(caller.call_timeout(value, SHORT));
+                        told(caller.call_timeout(value, short(arg)));
                         return true;
                     }
                     5 => {
-                        told(caller.finish_timeout(SHORT));
+                        told(caller.finish_timeout(short(arg)));
                         return true;
                     }
                     6 => {
@@ -277,7 +277,7 @@ impl Actor for DuplexEnds {
                 match code % 20 {
                     10 => {
                         server.wait_mode(mode(arg));
-                        told(server.serve_timeout(SHORT, |request| request));
+                        told(server.serve_timeout(short(arg), |request| request));
                         return true;
                     }
                     11 => {

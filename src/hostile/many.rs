@@ -1,6 +1,6 @@
 //! The operations of rings with many consumers or many producers: broadcast, lanes, shared.
 
-use super::rings::{SHORT, mode, wait_for};
+use super::rings::{mode, short, wait_for};
 use super::stage::{Actor, answered, attached, told};
 use crate::segment::Segment;
 use crate::{
@@ -52,7 +52,7 @@ impl Broadcast {
             5 => told(tx.push_all(&vec![message; count])),
             6 => {
                 tx.wait_mode(mode(arg));
-                told(tx.push_timeout(message, SHORT));
+                told(tx.push_timeout(message, short(arg)));
                 return true;
             }
             7 => {
@@ -78,7 +78,7 @@ impl Broadcast {
             }
             13 => {
                 rx.wait_mode(mode(arg));
-                told(rx.recv_timeout(SHORT));
+                told(rx.recv_timeout(short(arg)));
                 return true;
             }
             14 => told(rx.required(arg.is_multiple_of(2))),
@@ -136,6 +136,7 @@ impl Actor for Broadcast {
             }
             27 => {
                 wait_for(
+                    arg,
                     self.tx.as_mut().map(|end| end as _),
                     self.rx.as_mut().map(|end| end as _),
                 );
@@ -178,7 +179,7 @@ impl News {
             }
             13 => {
                 rx.wait_mode(mode(arg));
-                told(rx.read_timeout(SHORT));
+                told(rx.read_timeout(short(arg)));
                 return true;
             }
             14 => told(rx.required(arg.is_multiple_of(2))),
@@ -237,7 +238,7 @@ impl Actor for News {
                 match code % 28 {
                     3 => {
                         tx.wait_mode(mode(arg));
-                        told(tx.push_timeout(bytes, SHORT));
+                        told(tx.push_timeout(bytes, short(arg)));
                         return true;
                     }
                     4 => _ = (tx.len(), tx.slowest(), tx.stats(), tx.peer(), tx.peer_changed()),
@@ -262,6 +263,7 @@ impl Actor for News {
             }
             27 => {
                 wait_for(
+                    arg,
                     self.tx.as_mut().map(|end| end as _),
                     self.rx.as_mut().map(|end| end as _),
                 );
@@ -297,7 +299,7 @@ impl LanesEnds {
             5 => told(tx.push_all(&vec![message; count])),
             6 => {
                 tx.wait_mode(mode(arg));
-                told(tx.push_timeout(message, SHORT));
+                told(tx.push_timeout(message, short(arg)));
                 return true;
             }
             7 => _ = (tx.len(), tx.position(), tx.stats(), tx.lane(), tx.peer(), tx.peer_changed()),
@@ -321,7 +323,7 @@ impl LanesEnds {
             }
             13 => {
                 rx.wait_mode(mode(arg));
-                told(rx.recv_timeout(SHORT));
+                told(rx.recv_timeout(short(arg)));
                 return true;
             }
             14 => told(rx.skip()),
@@ -367,7 +369,7 @@ impl Actor for LanesEnds {
             }
             3 => {
                 let tx = self.tx[0].as_mut().map(|end| end as _);
-                wait_for(tx, self.rx.as_mut().map(|end| end as _));
+                wait_for(arg, tx, self.rx.as_mut().map(|end| end as _));
                 return true;
             }
             code @ 4..=11 => return self.send(segment, code, arg),
@@ -400,7 +402,7 @@ impl SharedEnds {
             }
             5 => {
                 tx.wait_mode(mode(arg));
-                told(tx.push_timeout(message, SHORT));
+                told(tx.push_timeout(message, short(arg)));
                 return true;
             }
             6 => _ = (tx.number(), tx.stats(), tx.peer(), tx.peer_changed()),
@@ -424,7 +426,7 @@ impl SharedEnds {
             }
             13 => {
                 rx.wait_mode(mode(arg));
-                told(rx.recv_timeout(SHORT));
+                told(rx.recv_timeout(short(arg)));
                 return true;
             }
             14 => {
@@ -446,6 +448,11 @@ impl SharedEnds {
 }
 
 impl Actor for SharedEnds {
+    /// An attempt that is lost to another end is made again, at most 64 times 64 times.
+    fn touches_per_word(&self) -> u64 {
+        128
+    }
+
     fn objects(&self) -> &'static [&'static str] {
         &["shared"]
     }
@@ -469,7 +476,7 @@ impl Actor for SharedEnds {
             2 => drop((self.tx[0].take(), self.rx[1].take())),
             3 => {
                 let tx = self.tx[0].as_mut().map(|end| end as _);
-                wait_for(tx, self.rx[0].as_mut().map(|end| end as _));
+                wait_for(arg, tx, self.rx[0].as_mut().map(|end| end as _));
                 return true;
             }
             code @ 4..=11 => return self.send(segment, code, arg),

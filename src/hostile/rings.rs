@@ -9,8 +9,10 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Long enough to spin and to sleep once.
-pub(super) const SHORT: Duration = Duration::from_micros(30);
+/// Long enough to spin and to sleep once, for some arguments; for the others, to look.
+pub(super) fn short(arg: u16) -> Duration {
+    Duration::from_micros(if (arg >> 4).is_multiple_of(8) { 30 } else { 0 })
+}
 
 /// The ways to pass the time, by number.
 pub(super) fn mode(number: u16) -> WaitMode {
@@ -19,11 +21,12 @@ pub(super) fn mode(number: u16) -> WaitMode {
 
 /// Waits a short time for one of two ends.
 pub(super) fn wait_for<'a>(
+    arg: u16,
     first: Option<&'a mut dyn Waitable>,
     second: Option<&'a mut dyn Waitable>,
 ) {
     let mut ends: Vec<&'a mut dyn Waitable> = first.into_iter().chain(second).collect();
-    let _ = WaitAny::new().wait_timeout(&mut ends, SHORT);
+    let _ = WaitAny::new().wait_timeout(&mut ends, short(arg));
 }
 
 /// Hangs a bell for an end and goes to sleep at it, but for the sleep.
@@ -85,6 +88,7 @@ impl<const N: usize> Actor for Typed<N> {
             22 => self.rx = None,
             23 => {
                 wait_for(
+                    arg,
                     self.tx.as_mut().map(|end| end as _),
                     self.rx.as_mut().map(|end| end as _),
                 );
@@ -113,7 +117,7 @@ impl<const N: usize> Actor for Typed<N> {
                     4 => told(tx.push_all(&vec![message; count])),
                     5 => {
                         tx.wait_mode(mode(arg));
-                        told(tx.push_timeout(message, SHORT));
+                        told(tx.push_timeout(message, short(arg)));
                         return true;
                     }
                     6 => {
@@ -141,7 +145,7 @@ impl<const N: usize> Actor for Typed<N> {
                     }
                     14 => {
                         rx.wait_mode(mode(arg));
-                        told(rx.recv_timeout(SHORT));
+                        told(rx.recv_timeout(short(arg)));
                         return true;
                     }
                     15 => {
@@ -193,7 +197,7 @@ impl Actor for Raw {
                     2 => told(tx.push_batch(&bytes[..usize::from(arg) % bytes.len()])),
                     3 => told(tx.push_batch(&bytes[..usize::from(arg) % 20 * 24])),
                     4 => {
-                        told(tx.push_timeout(&bytes[..24], SHORT));
+                        told(tx.push_timeout(&bytes[..24], short(arg)));
                         return true;
                     }
                     5 => _ = (tx.len(), tx.stats(), tx.slowest(), tx.peer()),
@@ -209,7 +213,7 @@ impl Actor for Raw {
                 match code % 16 {
                     8 => told(rx.skip()),
                     9 => {
-                        told(rx.recv_timeout(&mut message, SHORT));
+                        told(rx.recv_timeout(&mut message, short(arg)));
                         return true;
                     }
                     10 => {
@@ -281,7 +285,7 @@ impl Records {
             }
             4 => {
                 tx.wait_mode(mode(arg));
-                told(tx.push_timeout(bytes, SHORT));
+                told(tx.push_timeout(bytes, short(arg)));
                 return true;
             }
             5 => {
@@ -303,7 +307,7 @@ impl Records {
             12 => rx.rewind(),
             13 => {
                 rx.wait_mode(mode(arg));
-                if let Some(record) = answered(rx.read_timeout(SHORT)) {
+                if let Some(record) = answered(rx.read_timeout(short(arg))) {
                     record.release();
                 }
                 return true;
@@ -374,6 +378,7 @@ impl Actor for Records {
             }
             22 => {
                 wait_for(
+                    arg,
                     self.tx.as_mut().map(|end| end as _),
                     self.rx.as_mut().map(|end| end as _),
                 );
