@@ -125,7 +125,7 @@ impl View {
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         #[cfg(any(test, fuzzing))]
-        meddle::touches();
+        meddle::touches(self.base.addr().get().wrapping_add(offset));
         assert!(offset <= self.len && len <= self.len - offset, "offset outside its window");
         // SAFETY: the line above keeps `offset` within the window, and so, by the invariant of
         // `View`, within one allocation.
@@ -335,7 +335,7 @@ impl Word64 {
     #[inline]
     fn word(&self) -> &AtomicU64 {
         #[cfg(any(test, fuzzing))]
-        meddle::touches();
+        meddle::touches(self.word.addr().get());
         // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
         unsafe { self.word.as_ref() }
     }
@@ -379,7 +379,7 @@ impl Word32 {
     #[inline]
     pub(crate) fn word(&self) -> &AtomicU32 {
         #[cfg(any(test, fuzzing))]
-        meddle::touches();
+        meddle::touches(self.word.addr().get());
         // SAFETY: the invariant of the type; the lifetime borrows `self`, and so the mapping.
         unsafe { self.word.as_ref() }
     }
@@ -666,7 +666,7 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn word(&self) -> &AtomicU64 {
         #[cfg(any(test, fuzzing))]
-        meddle::touches();
+        meddle::touches(self.base.addr().get());
         // SAFETY: the invariant of `Block`: aligned and inside memory that is mapped while it is
         // borrowed; words are only accessed as atomics or by the copy routine of this file.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast()) }
@@ -712,7 +712,7 @@ impl Message<'_> {
     #[inline(always)]
     fn bytes(&self, len: usize) -> *mut u8 {
         #[cfg(any(test, fuzzing))]
-        meddle::touches();
+        meddle::touches(self.base.addr());
         assert!(len <= self.room, "message larger than its slot");
         self.base
     }

@@ -46,7 +46,7 @@ impl<'a> Input<'a> {
     pub(super) fn change(&mut self) -> Change {
         let kind = self.byte();
         let small = u64::from(self.byte());
-        match kind % 16 {
+        match kind % 24 {
             0 => Change::To(0),
             1 => Change::To(u64::MAX),
             2 => Change::To(small),
@@ -62,6 +62,14 @@ impl<'a> Input<'a> {
             12 => Change::Flip(1 << (small % 64)),
             13 => Change::By(small << 32),
             14 => Change::By(small << 4),
+            15 => Change::Flip(small),
+            16 => Change::Flip(small % 16),
+            17 => Change::By(1),
+            18 => Change::By(u64::MAX),
+            19 => Change::By(2),
+            20 => Change::By(16),
+            21 => Change::To(1 << 63 | small * 8),
+            22 => Change::To(1 << 63 | small * 32),
             _ => Change::To(self.word()),
         }
     }

@@ -4,7 +4,8 @@
 //! each input begins with the same bytes in it. The objects' words and messages
 //! lie between guard pages; endpoint tables, directory and header stay in the
 //! mapping. A script is a row of steps: an operation of some end, or a change
-//! of a word, now, or before the n-th access of the next operation, or from there on before each.
+//! of a word, now, or before the n-th access of the next operation, or from there on before each;
+//! of some word, or of the one that is about to be looked at.
 
 use super::input::{Change, Input, Random};
 use crate::error::Rung;
@@ -163,10 +164,23 @@ impl Target {
         if words == 0 {
             return;
         }
-        let offset = usize::from(number) / self.views.len() % words * 8;
-        let word = view.word64(offset);
-        word.store(change.of(word.load(Ordering::Relaxed)), Ordering::Relaxed);
+        change_word(view, usize::from(number) / self.views.len() % words * 8, change);
     }
+
+    /// The word at an address, if that is one of ours.
+    fn change_at(&self, address: usize, change: Change) {
+        let found = self.views.iter().find_map(|view| Some((view, view.offset_of(address)?)));
+        if let Some((view, offset)) = found
+            && offset / 8 * 8 + 8 <= view.len()
+        {
+            change_word(view, offset / 8 * 8, change);
+        }
+    }
+}
+
+fn change_word(view: &View, offset: usize, change: Change) {
+    let word = view.word64(offset);
+    word.store(change.of(word.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
 /// A change of a word before an access.
@@ -175,6 +189,8 @@ struct Planned {
     before: u64,
     /// And before each one that follows.
     again: bool,
+    /// The word that is looked at, instead of the one of this number.
+    here: bool,
     number: u16,
     change: Change,
 }
@@ -200,7 +216,7 @@ pub(super) fn most() -> BTreeMap<&'static str, u64> {
     MOST.take()
 }
 
-fn touch(plan: &RefCell<Plan>, target: &Target) {
+fn touch(plan: &RefCell<Plan>, target: &Target, address: usize) {
     let mut plan = plan.borrow_mut();
     plan.touches += 1;
     let Plan { touches, limit, changes, .. } = &mut *plan;
@@ -210,7 +226,10 @@ fn touch(plan: &RefCell<Plan>, target: &Target) {
     }
     changes.retain(|planned| {
         if planned.before <= *touches {
-            target.change(planned.number, planned.change);
+            match planned.here {
+                true => target.change_at(address, planned.change),
+                false => target.change(planned.number, planned.change),
+            }
         }
         planned.again || planned.before > *touches
     });
@@ -284,7 +303,7 @@ fn follow(stage: &Stage, actor: &mut dyn Actor, target: &Target, limit: u64, inp
     let plan = Rc::new(RefCell::new(Plan::default()));
     let hook = {
         let (plan, target) = (Rc::clone(&plan), target.clone());
-        move || touch(&plan, &target)
+        move |address| touch(&plan, &target, address)
     };
     let mut steps = 0;
     meddle::during(hook, || {
@@ -318,10 +337,11 @@ fn follow(stage: &Stage, actor: &mut dyn Actor, target: &Target, limit: u64, inp
                 }
                 _ => {
                     let when = input.byte();
-                    let (before, again) = (u64::from(when % 64) + 1, when >= 192);
+                    let before = u64::from(when % 64) + 1;
+                    let (again, here) = (when & 64 != 0, when & 128 != 0);
                     let number = input.short();
                     let change = input.change();
-                    plan.borrow_mut().changes.push(Planned { before, again, number, change });
+                    plan.borrow_mut().changes.push(Planned { before, again, here, number, change });
                 }
             }
         }

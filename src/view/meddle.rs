@@ -22,8 +22,11 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// What is called before each access, with the address of its first byte.
+type Hook = Box<dyn FnMut(usize)>;
+
 thread_local! {
-    static HOOK: RefCell<Option<Box<dyn FnMut()>>> = const { RefCell::new(None) };
+    static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     static TOUCHES: Cell<u64> = const { Cell::new(0) };
     static GUARDS: RefCell<Option<Vec<Moved>>> = const { RefCell::new(None) };
 }
@@ -35,15 +38,15 @@ struct Moved {
     memory: Arc<Guarded>,
 }
 
-/// Called before each access through a view, a word or a message.
+/// Called before each access through a view, a word or a message, at an address.
 #[inline]
-pub(super) fn touches() {
+pub(super) fn touches(address: usize) {
     TOUCHES.set(TOUCHES.get() + 1);
     HOOK.with(|hook| {
         if let Ok(mut hook) = hook.try_borrow_mut()
             && let Some(hook) = hook.as_mut()
         {
-            hook();
+            hook(address);
         }
     });
 }
@@ -55,7 +58,7 @@ pub(crate) fn touched() -> u64 {
 
 /// Runs `work` with `hook` called before each of its accesses; those of the hook itself are not
 /// announced to it.
-pub(crate) fn during<R>(hook: impl FnMut() + 'static, work: impl FnOnce() -> R) -> R {
+pub(crate) fn during<R>(hook: impl FnMut(usize) + 'static, work: impl FnOnce() -> R) -> R {
     struct Unhook;
     impl Drop for Unhook {
         fn drop(&mut self) {
@@ -86,6 +89,11 @@ pub(crate) fn guarded() -> Vec<Arc<Guarded>> {
 }
 
 impl View {
+    /// Where in this window an address lies, if it does.
+    pub(crate) fn offset_of(&self, address: usize) -> Option<usize> {
+        address.checked_sub(self.base.addr().get()).filter(|offset| *offset < self.len)
+    }
+
     /// The same bytes between guard pages, where [`guard_objects`] asked for it: a copy of them at
     /// the first call, and that copy from then on.
     pub(crate) fn between_guards(self) -> Self {

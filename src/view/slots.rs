@@ -201,7 +201,7 @@ impl<'a> Slot<'a> {
     #[inline(always)]
     fn word(&self) -> &AtomicU64 {
         #[cfg(any(test, fuzzing))]
-        super::meddle::touches();
+        super::meddle::touches(self.word.addr().get());
         // SAFETY: the invariant of `Slot`: aligned and inside memory that is mapped while it is
         // borrowed; words are only accessed as atomics or by the copy routine of the parent.
         unsafe { AtomicU64::from_ptr(self.word.as_ptr().cast()) }
