@@ -29,7 +29,7 @@ pub(super) const NAME: &str = "stage";
 /// Accesses that an operation may make however small its object is.
 const TOUCHES_LEAST: u64 = 300;
 /// Accesses of an operation that passes time until its deadline.
-const TOUCHES_WAITING: u64 = 50_000_000;
+const TOUCHES_WAITING: u64 = 2_000_000;
 
 /// An end's operations, by number. `arg` chooses lengths, counts and modes.
 pub(super) trait Actor {
@@ -337,7 +337,9 @@ fn follow(stage: &Stage, actor: &mut dyn Actor, target: &Target, limit: u64, inp
                 }
                 _ => {
                     let when = input.byte();
-                    let before = u64::from(when % 64) + 1;
+                    // Half of them among the first few accesses, where words are looked at.
+                    let least = if when & 32 == 0 { 8 } else { 32 };
+                    let before = u64::from(when % least) + 1;
                     let (again, here) = (when & 64 != 0, when & 128 != 0);
                     let number = input.short();
                     let change = input.change();
