@@ -68,8 +68,8 @@ impl<'a> Input<'a> {
             18 => Change::By(u64::MAX),
             19 => Change::By(2),
             20 => Change::By(16),
-            21 => Change::To(1 << 63 | small * 8),
-            22 => Change::To(1 << 63 | small * 32),
+            21 => Change::To(1 << 63 | (small * 8)),
+            22 => Change::To(1 << 63 | (small * 32)),
             _ => Change::To(self.word()),
         }
     }
