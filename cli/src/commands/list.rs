@@ -109,7 +109,7 @@ impl Counted {
 }
 
 impl Segment {
-    /// Looks into a segment; `None` if it went away meanwhile.
+    /// Looks into a segment, if it is not a stranger's; `None` if it went away meanwhile.
     fn look(domain: &Domain, entry: SegmentEntry, users: &mut Users) -> Option<Self> {
         let mut segment = Self {
             owner: users.name(entry.uid),
@@ -121,7 +121,7 @@ impl Segment {
             sampled: None,
             entry,
         };
-        if segment.entry.problem.is_some() {
+        if segment.entry.problem.is_some() || !words::is_looked_into(segment.entry.uid) {
             return Some(segment);
         }
         match domain.inspect(&segment.entry.name) {

@@ -156,6 +156,7 @@ impl Watch {
 
     /// One segment; `None` if it went away meanwhile.
     fn look_at(&self, entry: SegmentEntry, samples: &mut Samples) -> Option<Segment> {
+        let uid = entry.uid;
         let mut segment = Segment {
             identity: entry.identity,
             superseded: false,
@@ -163,7 +164,7 @@ impl Watch {
             problems: entry.problem.into_iter().collect(),
             name: entry.name,
         };
-        if !segment.problems.is_empty() {
+        if !segment.problems.is_empty() || !words::is_looked_into(uid) {
             return Some(segment);
         }
         match self.domain.inspect(&segment.name) {
